@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Settings and maps. The settings are written before the programs are loaded;
+ * the verifier then takes each as a constant and removes what it switches off.
+ */
+#ifndef WS_MAPS_H
+#define WS_MAPS_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include "compat.h"
+#include "events.h"
+
+#define WS_MAX_SOCKETS 65536 /* of the sys_exit source; LRU */
+#define WS_MAX_VERDICTS 65536 /* LRU */
+#define WS_MAX_LISTENERS 16384
+#define WS_MAX_OWN 1024 /* connections of the tracer itself; LRU */
+#define WS_MAX_SENDERS 16384 /* threads that receive datagrams; LRU */
+#define WS_MAX_PIDS 65536
+#define WS_MAX_COMMS 64
+#define WS_MAX_PORTS 1024
+#define WS_MAX_CGROUPS 32
+
+const volatile __u32 snaplen = 4096;
+const volatile bool by_syscall = false; /* the sys_exit source */
+const volatile bool atomics = true;
+const volatile bool loops = false; /* bpf_loop is there */
+const volatile bool exclude_self = true;
+const volatile bool filter_pids = false;
+const volatile bool filter_comms = false;
+const volatile bool filter_ports = false;
+const volatile bool filter_cgroups = false;
+const volatile __u32 cgroups_count = 0;
+
+/* Written by the iterators, which run inside the tracer: right in every pid
+ * namespace. */
+__u32 self_tgid = 0;
+
+/* Of bpf_ringbuf.pending_pos behind producer_pos, 0 if the kernel has none: for the
+ * reader, see tracer/ring.py. */
+__u32 pending_offset = 0;
+
+/* User space adds one after every change of `verdicts`, so that a socket need not be
+ * looked up there as long as nothing changes. */
+__u32 verdicts_epoch = 0;
+
+/* User space sleeps: set by it, cleared by who wakes it, so that a full buffer costs one
+ * wake-up and not one for each record. */
+__u32 is_asleep = 0;
+
+/* How full the buffer may be while user space sleeps. */
+const volatile __u32 wake_bytes = 4 << 20;
+
+/* What is remembered of a socket. One byte a fact: two threads may work on one
+ * socket at a time. */
+struct ws_socket {
+	__u64 cookie;
+	__u32 turn; /* count << 1 | direction of the latest transfer */
+	__u32 position[2]; /* of each direction: one past the latest byte */
+	__u32 tgid; /* who called connect(), until it is established */
+	__u32 epoch; /* of verdicts, when the next three were copied from there */
+	__u32 action;
+	__u32 skip_direction;
+	__u32 skip_until;
+	__u8 role;
+	__u8 transport;
+	__u8 late;
+	__u8 ignored; /* an end of a connection of the tracer */
+	__u8 positioned; /* position[] is a sequence number to compare with */
+	__u8 opened; /* the open record is out */
+	__u8 ended; /* the end of the stream is out */
+	__u8 pad;
+};
+
+/* The socket source keeps it in the socket, which frees it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct ws_socket);
+} sockets SEC(".maps");
+
+/* The sys_exit source reaches sockets through pointers that the verifier does
+ * not trust, which cannot name a socket's storage. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_SOCKETS);
+	__type(key, __u64); /* identity */
+	__type(value, struct ws_socket);
+} sockets_by_id SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 << 20);
+} events SEC(".maps");
+
+/* Where a record is put together; two for each CPU, one for each direction.
+ *
+ * The verifier adds the largest offset to the largest size without knowing that
+ * one falls as the other grows, so the body is twice as long as what is used.
+ * The loader sets the size by the snap length: WS_SCRATCH_SIZE(snaplen). */
+#define WS_SCRATCH_SIZE(snap) (sizeof(struct ws_data) + sizeof(struct ws_peer) + 2 * (snap))
+
+struct ws_scratch {
+	struct ws_data data;
+	__u8 body[sizeof(struct ws_peer) + 2 * WS_MAX_SNAPLEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct ws_scratch));
+} scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WS_CAUSES);
+	__type(key, __u32);
+	__type(value, struct ws_counter);
+} counters SEC(".maps");
+
+/* Records that are no transfer and found no room. */
+enum ws_lost {
+	WS_LOST_OPEN = 0, /* sent again with the next transfer */
+	WS_LOST_EOF = 1,
+	WS_LOST_CLOSE = 2,
+	WS_LOST_KINDS = 3,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WS_LOST_KINDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} lost SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_VERDICTS);
+	__type(key, __u64); /* cookie */
+	__type(value, struct ws_verdict);
+} verdicts SEC(".maps");
+
+/* Ports that were listened on when the tracer started. */
+struct ws_listener {
+	__u32 netns;
+	__u32 port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WS_MAX_LISTENERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ws_listener);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
+/* A connection as one of its ends names it. */
+struct ws_tuple {
+	__u8 local[16];
+	__u8 remote[16];
+	__u16 local_port;
+	__u16 remote_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_OWN);
+	__type(key, struct ws_tuple);
+	__type(value, __u8);
+} own SEC(".maps");
+
+/* Where a thread is inside sendmmsg or recvmmsg. */
+struct ws_batch {
+	__u64 cookie;
+	__u64 vector;
+	__u32 length;
+	__u32 nr;
+	__u32 index; /* of the next message; 0 if none is under way */
+	__u32 size; /* of the message before */
+	__u64 mark; /* of the next message, see ws_mark */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct ws_batch);
+} batches SEC(".maps");
+
+/* The source address of the datagram that a thread is receiving. */
+struct ws_sender {
+	__u64 cookie; /* 0 once used */
+	struct ws_peer peer;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_SENDERS);
+	__type(key, __u64); /* the task's address */
+	__type(value, struct ws_sender);
+} senders SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WS_MAX_PIDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+struct ws_comm {
+	char name[WS_COMM_SIZE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WS_MAX_COMMS);
+	__type(key, struct ws_comm);
+	__type(value, __u8);
+} comms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WS_MAX_PORTS);
+	__type(key, __u16);
+	__type(value, __u8);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);
+	__uint(max_entries, WS_MAX_CGROUPS);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} cgroups SEC(".maps");
+
+#endif /* WS_MAPS_H */
