@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from parsers.model import Kind, Message
+from parsers.reader import Reader
+from parsers.stream import Kept, Stream, kept_ranges
+
+
+def ranges(data, omitted, *, start=0, position=None, origin=0):
+    reader = Reader(data)
+    reader.position = len(data) if position is None else position
+    for a, b in omitted:
+        reader.omit(a, b)
+    return [(each.position, each.size) for each in kept_ranges(reader, start, 1, origin)]
+
+
+def test_everything_read_is_kept():
+    assert ranges(b"x" * 10, []) == [(0, 10)]
+
+
+def test_omitted_ranges_are_cut_out_in_any_order():
+    assert ranges(b"x" * 10, [(7, 9), (2, 4), (3, 5)]) == [(0, 2), (5, 2), (9, 1)]
+
+
+def test_nothing_but_omitted_leaves_nothing():
+    assert ranges(b"x" * 10, [(0, 10)]) == []
+
+
+def test_what_lies_past_the_end_is_not_kept():
+    assert ranges(b"x" * 10, [], start=4, position=50) == [(4, 6)]
+
+
+def test_positions_wrap():
+    assert ranges(b"x" * 10, [(4, 6)], origin=2**32 - 5) == [(2**32 - 5, 4), (1, 4)]
+
+
+def test_direction_is_noted():
+    assert kept_ranges(Reader(b""), 0, 1, 0) == []
+    reader = Reader(b"a")
+    reader.position = 1
+    assert kept_ranges(reader, 0, 1, 5) == [Kept(1, 5, 1)]
+
+
+def test_measure_tells_the_message_how_far_it_has_come():
+    stream = Stream(Kind.REQUEST)
+    stream.measure()
+    stream.message = Message()
+    stream.start, stream.offset, stream.last_ns = 10, 25, 99
+    stream.measure()
+    assert (stream.message.size, stream.message.last_ns) == (15, 99)
+
+
+def test_forget_drops_what_was_to_be_parsed():
+    stream = Stream(Kind.REQUEST)
+    stream.buffer, stream.skip, stream.rescanned = b"abc", 5, 7
+    stream.forget()
+    assert (stream.buffer, stream.skip, stream.rescanned) == (b"", 0, 0)
