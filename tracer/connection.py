@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One socket, and what the end of watching it means for what is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from parsers.model import Endpoint, Side, Transport
+from parsers.session import Session
+from parsers.stream import Stream
+from tracer.events import LATE, CloseEvent, CloseReason, OpenEvent, address_text
+from tracer.span import Peering, Process
+
+QUIET_NS: Final = 1_800_000_000_000
+"""After which a silent connection is forgotten; it is taken up again when it speaks."""
+UNENDED_QUIET_NS: Final = 120_000_000_000
+"""The same where no close record will ever come: the kernel tells the end of TCP only."""
+REQUEST_TIMEOUT_NS: Final = 300_000_000_000
+"""After which a request without a response is reported as unanswered."""
+MAX_SKIP_BYTES: Final = 1 << 30
+"""Positions are compared modulo 2**32, so a distance must stay well below half of it."""
+ERROR_OF_REASON: Final[dict[int, str]] = {
+    CloseReason.RESET: "connection_reset",
+    CloseReason.TIMED_OUT: "timeout",
+    CloseReason.REFUSED: "connection_refused",
+}
+"""What an orderly end is not."""
+NOWHERE: Final = Endpoint("", 0)
+POSITION_MASK: Final = 0xFFFFFFFF
+
+
+@dataclass(slots=True)
+class TableCounters:
+    """What became of connections, by name."""
+
+    opened: int = 0
+    late: int = 0
+    """Of those opened: older than the tracer."""
+    closed: int = 0
+    reset: int = 0
+    refused: int = 0
+    evicted: int = 0
+    """Forgotten because there were too many."""
+    quiet: int = 0
+    """Forgotten because they were silent for long."""
+    unannounced: int = 0
+    """Whose open record was not known: they are reported without addresses until it comes."""
+    unknown_protocol: int = 0
+    """Given up: no parser knows what they speak."""
+    switched_protocol: int = 0
+    """Given up: an HTTP upgrade or a tunnel."""
+    no_parser: int = 0
+    """On a transport that no parser speaks."""
+    overfull: int = 0
+    """Sessions ended because all of them together held too much."""
+    failed: int = 0
+    """Sessions ended because their parser raised what no parser may raise."""
+    unreported: int = 0
+    """Exchanges of those that were under way or could not be described."""
+    unparsed_bytes: int = 0
+    """Bytes of transfers that belong to no session."""
+
+
+class Connection:
+    """One socket."""
+
+    __slots__ = (
+        "cookie",
+        "last_ns",
+        "peering",
+        "process",
+        "rtt_us",
+        "session",
+        "stopped_ns",
+        "tgid",
+    )
+
+    def __init__(
+        self, cookie: int, peering: Peering, process: Process, tgid: int, session: Session | None
+    ) -> None:
+        self.cookie = cookie
+        self.peering = peering
+        self.process = process
+        self.tgid = tgid
+        self.session = session
+        self.rtt_us = 0
+        self.last_ns = 0
+        """Of its latest event."""
+        self.stopped_ns = 0
+        """When the kernel was last told to stop, in the time of its events."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose response has not ended, or not begun."""
+        session = self.session
+        if session is None:
+            return 0
+        return session.in_flight + sum(each.request is not None for each in session.streams)
+
+
+def is_quiet(connection: Connection, now_ns: int) -> bool:
+    """Silent for so long that it can be forgotten."""
+    is_tcp = connection.peering.transport is Transport.TCP
+    return connection.last_ns < now_ns - (QUIET_NS if is_tcp else UNENDED_QUIET_NS)
+
+
+def worth(connection: Connection) -> tuple[bool, int]:
+    """How much a connection would be missed: those that are parsed more, and the latest."""
+    return connection.session is not None, connection.last_ns
+
+
+def held_bytes(connection: Connection) -> int:
+    """Payload that its session holds; -1 if it has none."""
+    session = connection.session
+    return -1 if session is None else session.buffered_bytes
+
+
+def pass_time(session: Session, now_ns: int) -> None:
+    """End what waits for silence, or has waited for a response for too long."""
+    session.idle(now_ns)
+    session.expire(now_ns - REQUEST_TIMEOUT_NS)
+
+
+def skip_until(stream: Stream) -> int:
+    """The position up to which nothing of the body under way is wanted.
+
+    The transfer with its last byte is: it tells when the body ended.
+    """
+    return stream.position + min(stream.skip - 1, MAX_SKIP_BYTES) & POSITION_MASK
+
+
+def end(session: Session, event: CloseEvent) -> None:
+    """The connection has ended.
+
+    What was moved before the close and never came is a gap: without it a lost response
+    would look like a server's silence.
+    """
+    now_ns = event.timestamp_ns
+    ends = (event.ingress_position, event.egress_position)
+    for direction, (stream, position) in enumerate(zip(session.streams, ends, strict=True)):
+        missed = position - stream.position & POSITION_MASK
+        if stream.position >= 0 and missed <= POSITION_MASK >> 1:
+            session.feed(direction, now_ns, position, 0, b"", event.turns, 0)
+    session.close(now_ns, ERROR_OF_REASON.get(event.reason))
+
+
+def peering_of(event: OpenEvent) -> Peering:
+    """The ends of a connection as its open record names them."""
+    transport = Transport(event.transport)
+    side = Side(event.role)
+    late = bool(event.flags & LATE)
+    if transport is Transport.UNIX:
+        path = event.path.decode("utf-8", "backslashreplace").replace("\0", "@")
+        end = Endpoint(path, 0)
+        return Peering(side, transport, end, end, late)
+    local = Endpoint(address_text(event.local), event.local_port)
+    remote = Endpoint(address_text(event.remote), event.remote_port)
+    return Peering(side, transport, local, remote, late)
+
+
+def turned(peering: Peering, side: Side) -> Peering:
+    """The same connection, its side known from what it carries."""
+    return Peering(side, peering.transport, peering.local, peering.remote, peering.late)

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table: events in, finished exchanges out.
+
+Problem: events of thousands of connections come in one stream, any of them may be missing,
+and the table must not grow with what goes on in the world. Plan: one `Connection` a socket
+cookie, made by its open record and ended by its close record; a session behind it as long
+as its protocol is known or may become known; caps on all of it, each counted.
+
+Time is that of the batches (`Batch.now_ns`), never a clock's, so that a replay decides as
+the live run did.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from parsers.model import Exchange, Side, Transport
+from parsers.pairing import Tally
+from parsers.registry import Registry
+from parsers.session import Session
+from tracer.connection import (
+    NOWHERE,
+    UNENDED_QUIET_NS,
+    Connection,
+    TableCounters,
+    end,
+    held_bytes,
+    is_quiet,
+    pass_time,
+    peering_of,
+    skip_until,
+    turned,
+    worth,
+)
+from tracer.events import (
+    CLOSE,
+    DATA,
+    DISCARDED,
+    HAS_PEER,
+    LENGTH_MASK,
+    OPEN,
+    PEER_STRUCT,
+    RECORD_DATA_STRUCT,
+    RECORD_HEADER_BYTES,
+    Action,
+    CloseEvent,
+    CloseReason,
+    OpenEvent,
+)
+from tracer.source import Batch, Source
+from tracer.span import Peering, Process
+
+MAX_CONNECTIONS: Final = 20_000
+"""About 3 KiB each while their protocol is known."""
+MAX_BUFFERED_BYTES: Final = 64 * 1024 * 1024
+"""Payload of all sessions together that waits for more."""
+CLOSE_GRACE_NS: Final = 100_000_000
+"""How long data may be read after the close: a receive queue outlives a reset, and two CPUs
+may report in either order."""
+SWEEP_NS: Final = 250_000_000
+LONG_NS: Final = 1_000_000_000_000
+"""Added to the time at the end, so that all that waits for silence has waited enough."""
+STOP_AGAIN_NS: Final = 1_000_000_000
+"""What is still delivered this long after a stop means that the verdict was lost."""
+SKIP_BYTES: Final = 256 * 1024
+"""A body with more than this to come is not copied out of the kernel."""
+
+log = logging.getLogger(__name__)
+
+Emit = Callable[[Connection, Exchange], None]
+
+
+@dataclass(slots=True)
+class ConnectionTable:
+    """All connections that are known."""
+
+    source: Source
+    registry: Registry
+    emit: Emit
+    keep: bool = False
+    """Sessions note what a recording may keep."""
+    max_connections: int = MAX_CONNECTIONS
+    max_buffered_bytes: int = MAX_BUFFERED_BYTES
+    strict: bool = False
+    """Let a parser's fault out instead of giving its connection up: for tests."""
+    tally: Tally = field(default_factory=Tally)
+    counters: TableCounters = field(default_factory=TableCounters)
+    connections: dict[int, Connection] = field(default_factory=dict)
+    _closing: deque[CloseEvent] = field(default_factory=deque)
+    _retired: dict[int, Session] = field(default_factory=dict)
+    """Sessions that ended in this batch, for as long as their kept bytes are asked for."""
+    _swept_ns: int = 0
+    _faulty: set[str] = field(default_factory=set)
+    """Parsers whose fault has been logged."""
+
+    def session_of(self, cookie: int) -> Session | None:
+        """The session that the last batch's events of a cookie went to, if any."""
+        retired = self._retired.get(cookie)
+        if retired is not None:
+            return retired
+        connection = self.connections.get(cookie)
+        return None if connection is None else connection.session
+
+    def feed(self, batch: Batch) -> None:
+        """Take the events of one batch, and let time pass."""
+        self._retired.clear()
+        chunk = batch.chunk
+        stop = len(chunk)
+        offset = 0
+        unpack = RECORD_DATA_STRUCT.unpack_from
+        connections = self.connections
+        while offset < stop:
+            kind = chunk[offset + RECORD_HEADER_BYTES]
+            if kind == DATA:
+                (
+                    word, _, _, direction, flags, _, captured, cookie, timestamp_ns,
+                    position, size, turn, _, tgid, _, rtt_us, _, _,
+                ) = unpack(chunk, offset)  # fmt: skip
+                start = offset + RECORD_DATA_STRUCT.size
+                offset += RECORD_HEADER_BYTES + ((word & LENGTH_MASK) + 7 & ~7)
+                if word & DISCARDED:
+                    continue
+                connection = connections.get(cookie)
+                if connection is None:
+                    connection = self._unannounced(cookie, tgid, timestamp_ns)
+                connection.last_ns = timestamp_ns
+                if rtt_us:
+                    connection.rtt_us = rtt_us
+                if tgid != connection.tgid and tgid:
+                    # The socket was inherited or passed on: who uses it is who counts.
+                    connection.tgid = tgid
+                    connection.process = self.source.process(tgid, None)
+                session = connection.session
+                if session is None:
+                    self._unparsed(connection, size, timestamp_ns)
+                    continue
+                if flags & HAS_PEER:
+                    start += PEER_STRUCT.size
+                try:
+                    session.feed(
+                        direction,
+                        timestamp_ns,
+                        position,
+                        size,
+                        chunk[start : start + captured],
+                        turn,
+                        flags,
+                    )
+                    if session.done:
+                        self._emit(connection, session)
+                except Exception as error:  # noqa: BLE001 - see _settle
+                    self._fail(connection, session, error)
+                    continue
+                if session.opaque is not None:
+                    self._drop_session(connection, session)
+                elif size != captured:
+                    self._spare(connection, session, direction)
+                continue
+            word = int.from_bytes(chunk[offset : offset + 4], "little")
+            start = offset + RECORD_HEADER_BYTES
+            offset = start + ((word & LENGTH_MASK) + 7 & ~7)
+            if word & DISCARDED:
+                continue
+            if kind == OPEN:
+                self._open(OpenEvent.unpack_from(chunk, start))
+            elif kind == CLOSE:
+                self._close(CloseEvent.unpack_from(chunk, start))
+        self._pass_time(batch.now_ns)
+
+    def finish(self, now_ns: int) -> None:
+        """There will be no more events: report what can be reported."""
+        while self._closing:
+            self._end(self._closing.popleft())
+        for connection in list(self.connections.values()):
+            session = connection.session
+            if session is not None:
+                self._settle(connection, session, partial(session.idle, now_ns + LONG_NS))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose response has not ended, or not begun."""
+        return sum(each.in_flight for each in self.connections.values())
+
+    # -- life and death ---------------------------------------------------------------
+
+    def _open(self, event: OpenEvent) -> None:
+        peering = peering_of(event)
+        process = self.source.process(event.tgid, event)
+        known = self.connections.get(event.cookie)
+        if known is not None:
+            self._announced(known, event, peering, process)
+            return
+        self.counters.opened += 1
+        self.counters.late += peering.late
+        session = self._session(peering)
+        connection = Connection(event.cookie, peering, process, event.tgid, session)
+        # Before its first transfer too, or the newest would be the first to be evicted.
+        connection.last_ns = event.timestamp_ns
+        if session is None:
+            self.counters.no_parser += 1
+            self._stop(connection)
+        elif not peering.late:
+            session.begin_at(event.ingress_position, event.egress_position)
+        self._add(connection)
+
+    def _announced(
+        self, known: Connection, event: OpenEvent, peering: Peering, process: Process
+    ) -> None:
+        """The answer to our asking for it: the session goes on."""
+        session = known.session
+        known.process = process
+        known.tgid = event.tgid
+        known.last_ns = max(known.last_ns, event.timestamp_ns)
+        if session is not None and not self._parses(peering.transport):
+            self.counters.no_parser += 1
+            self._leave(known, session)
+        elif session is not None and session.parser is not None:
+            peering = turned(peering, session.side)
+        known.peering = peering
+        if known.session is None:
+            # Asking for the record has replaced the verdict.
+            self._stop(known)
+
+    def _unannounced(self, cookie: int, tgid: int, timestamp_ns: int) -> Connection:
+        self.counters.unannounced += 1
+        self.source.advise(cookie, Action.ANNOUNCE)
+        peering = Peering(Side.UNKNOWN, Transport.TCP, NOWHERE, NOWHERE, late=True)
+        process = self.source.process(tgid, None)
+        connection = Connection(cookie, peering, process, tgid, self._session(peering))
+        connection.last_ns = timestamp_ns
+        return self._add(connection)
+
+    def _add(self, connection: Connection) -> Connection:
+        if len(self.connections) >= self.max_connections:
+            self._evict()
+        self.connections[connection.cookie] = connection
+        return connection
+
+    def _session(self, peering: Peering) -> Session | None:
+        transport = peering.transport
+        if not self._parses(transport):
+            return None
+        candidates = partial(self.registry.candidates, transport, peering.server.port)
+        options = self.registry.options
+        side = peering.side
+        if peering.late and side is Side.CLIENT:
+            # The kernel says so when nobody listens; the listener may have gone since.
+            side = Side.UNKNOWN
+        return Session(candidates, options, side, self.tally, late=peering.late, keep=self.keep)
+
+    def _parses(self, transport: Transport) -> bool:
+        return transport is not Transport.UDP and bool(self.registry.candidates(transport, 0))
+
+    def _close(self, event: CloseEvent) -> None:
+        self.counters.closed += 1
+        self.counters.reset += event.reason == CloseReason.RESET
+        self.counters.refused += event.reason == CloseReason.REFUSED
+        if event.cookie in self.connections:
+            self._closing.append(event)
+
+    def _end(self, event: CloseEvent) -> None:
+        connection = self.connections.pop(event.cookie, None)
+        if connection is None:
+            return
+        session = connection.session
+        if session is None:
+            self.source.forget(event.cookie)
+            return
+        if self._settle(connection, session, partial(end, session, event)):
+            self._retire(event.cookie, session)
+
+    def _drop_session(self, connection: Connection, session: Session) -> None:
+        """Nothing more will be parsed of it, so nothing more need be copied."""
+        if session.opaque == "unknown":
+            self.counters.unknown_protocol += 1
+        else:
+            self.counters.switched_protocol += 1
+        connection.session = None
+        self._retire(connection.cookie, session)
+        self._stop(connection)
+
+    def _leave(self, connection: Connection, session: Session) -> None:
+        """Watch no more of a connection that goes on: what is under way ends with a gap."""
+        if self._settle(connection, session, partial(session.give_up, "left")):
+            connection.session = None
+            self._retire(connection.cookie, session)
+
+    def _settle(self, connection: Connection, session: Session, step: Callable[[], None]) -> bool:
+        """Take a session a step on and hand its exchanges out; False if that has failed."""
+        try:
+            step()
+            if session.done:
+                self._emit(connection, session)
+        except Exception as error:  # noqa: BLE001 - whatever a parser raises ends its connection only
+            self._fail(connection, session, error)
+            return False
+        return True
+
+    def _fail(self, connection: Connection, session: Session, error: Exception) -> None:
+        """A parser has raised what it must not: its connection is given up, the rest goes on."""
+        if self.strict:
+            raise error
+        name = session.parser.name if session.parser is not None else "detection"
+        if name not in self._faulty:
+            self._faulty.add(name)
+            log.error("the parser of %s failed, its connection is given up", name, exc_info=error)
+        with suppress(Exception):
+            session.give_up("failed")
+        self.counters.failed += 1
+        self.counters.unreported += len(session.done)
+        session.done.clear()
+        connection.session = None
+        self._retire(connection.cookie, session)
+        self._stop(connection)
+
+    def _stop(self, connection: Connection) -> None:
+        connection.stopped_ns = connection.last_ns
+        self.source.advise(connection.cookie, Action.STOP)
+
+    def _unparsed(self, connection: Connection, size: int, timestamp_ns: int) -> None:
+        """Events that were under way when the kernel was told to stop."""
+        self.counters.unparsed_bytes += size
+        if timestamp_ns - connection.stopped_ns > STOP_AGAIN_NS:
+            self._stop(connection)
+
+    def _retire(self, cookie: int, session: Session) -> None:
+        if self.keep:
+            self._retired[cookie] = session
+
+    def _spare(self, connection: Connection, session: Session, direction: int) -> None:
+        """Save the kernel the copies of a long body."""
+        stream = session.streams[direction]
+        if stream.skip > SKIP_BYTES:
+            self.source.advise(connection.cookie, Action.SKIP, direction, skip_until(stream))
+
+    def _emit(self, connection: Connection, session: Session) -> None:
+        if connection.peering.side is not session.side:
+            connection.peering = turned(connection.peering, session.side)
+        for exchange in session.done:
+            self.emit(connection, exchange)
+        session.done.clear()
+
+    # -- time and bounds --------------------------------------------------------------
+
+    def _pass_time(self, now_ns: int) -> None:
+        closing = self._closing
+        while closing and closing[0].timestamp_ns < now_ns - CLOSE_GRACE_NS:
+            self._end(closing.popleft())
+        if now_ns - self._swept_ns >= SWEEP_NS:
+            self._swept_ns = now_ns
+            self._sweep(now_ns)
+
+    def _sweep(self, now_ns: int) -> None:
+        buffered = 0
+        long_ago_ns = now_ns - UNENDED_QUIET_NS
+        quiet = []
+        for connection in list(self.connections.values()):
+            if connection.last_ns < long_ago_ns and is_quiet(connection, now_ns):
+                quiet.append(connection)
+                continue
+            session = connection.session
+            if session is None:
+                continue
+            if session.unsettled:
+                self._settle(connection, session, partial(pass_time, session, now_ns))
+            buffered += session.buffered_bytes
+        for connection in quiet:
+            self.counters.quiet += 1
+            self._forget(connection)
+        if buffered > self.max_buffered_bytes:
+            self._shed(buffered)
+
+    def _shed(self, buffered: int) -> None:
+        """End the sessions that hold most, until the rest is half of the bound."""
+        for connection in sorted(self.connections.values(), key=held_bytes, reverse=True):
+            session = connection.session
+            if session is None or buffered <= self.max_buffered_bytes // 2:
+                break
+            buffered -= session.buffered_bytes
+            self.counters.overfull += 1
+            self._leave(connection, session)
+            self._stop(connection)
+
+    def _evict(self) -> None:
+        """Forget the sixteenth that will be missed least, so that eviction is rare."""
+        oldest = sorted(self.connections.values(), key=worth)
+        for connection in oldest[: max(1, len(oldest) // 16)]:
+            self.counters.evicted += 1
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        del self.connections[connection.cookie]
+        if connection.session is not None:
+            self._leave(connection, connection.session)

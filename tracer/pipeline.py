@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Source -> connection table -> spans -> exporters: one loop, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from parsers.model import Exchange
+from parsers.registry import Registry
+from parsers.session import Session
+from tracer.connection import Connection
+from tracer.connections import ConnectionTable
+from tracer.export import Exporter
+from tracer.source import Batch, Source
+from tracer.span import Span
+from tracer.spans import SpanMaker
+
+IDLE_BATCH_NS: Final = 100_000_000
+"""An empty batch is worth processing, and recording, this long after the last."""
+POLL_S: Final = 0.05
+
+
+class BatchWriter(Protocol):
+    """Where processed batches are recorded."""
+
+    def write(self, batch: Batch, session_of: Callable[[int], Session | None]) -> None:
+        """Take one batch, right after it was processed."""
+        ...
+
+
+class Pipeline:
+    """Batches in, spans out."""
+
+    def __init__(
+        self,
+        source: Source,
+        registry: Registry,
+        exporters: Sequence[Exporter],
+        *,
+        seed: int,
+        writer: BatchWriter | None = None,
+        want: Callable[[Span], bool] | None = None,
+    ) -> None:
+        self.source = source
+        self.exporters = exporters
+        self.table = ConnectionTable(source, registry, self._collect, keep=writer is not None)
+        self.spans_made = 0
+        self.batches = 0
+        self.chunk_bytes = 0
+        self._maker = SpanMaker(seed)
+        self._writer = writer
+        self._want = want
+        self._spans: list[Span] = []
+        self._processed_ns = 0
+
+    def run(self) -> None:
+        """Process batches until there are no more."""
+        while self.step(POLL_S):
+            pass
+        self.end()
+
+    def end(self) -> None:
+        """There will be no more batches: report what can be reported."""
+        self.table.finish(self._processed_ns)
+        self._export()
+
+    def step(self, timeout_s: float) -> bool:
+        """Process one batch; False when there will be no more."""
+        batch = self.source.poll(timeout_s)
+        if batch is None:
+            return False
+        if not batch.chunk and batch.now_ns - self._processed_ns < IDLE_BATCH_NS:
+            return True
+        self._processed_ns = batch.now_ns
+        self._maker.unix_offset_ns = batch.unix_offset_ns
+        self.batches += 1
+        self.chunk_bytes += len(batch.chunk)
+        self.table.feed(batch)
+        if self._writer is not None:
+            self._writer.write(batch, self.table.session_of)
+        self._export()
+        return True
+
+    def _collect(self, connection: Connection, exchange: Exchange) -> None:
+        self._spans.append(self._maker.make(connection, exchange))
+
+    def _export(self) -> None:
+        spans = self._spans
+        if not spans:
+            return
+        self._spans = []
+        self.spans_made += len(spans)
+        want = self._want
+        if want is not None:
+            spans = [span for span in spans if want(span)]
+            if not spans:
+                return
+        for exporter in self.exporters:
+            exporter.export(spans)

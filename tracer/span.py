@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connection, process and span: what exporters are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from parsers.model import AttributeValue, Completeness, Endpoint, Outline, Side, Transport
+
+
+class SpanKind(IntEnum):
+    """Values are those of OTLP (opentelemetry/proto/trace/v1/trace.proto)."""
+
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+
+
+KIND_OF_SIDE: Final = {
+    Side.CLIENT: SpanKind.CLIENT,
+    Side.SERVER: SpanKind.SERVER,
+    Side.UNKNOWN: SpanKind.INTERNAL,
+}
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Process:
+    """Facts of one process, read once and kept past its exit.
+
+    Compared and hashed by identity: one object a process, so that exporters can
+    group by it without hashing its contents.
+    """
+
+    pid: int
+    start_ns: int
+    """CLOCK_BOOTTIME of its start; with `pid` the identity."""
+    resource: Mapping[str, AttributeValue]
+    """Resource attributes of its service instance, `service.name` among them."""
+
+    @property
+    def service_name(self) -> str:
+        return str(self.resource["service.name"])
+
+
+@dataclass(slots=True, eq=False)
+class Peering:
+    """The part of a span that its connection decides: one object a connection.
+
+    Compared by identity, so that exporters can cache what they make of it.
+    """
+
+    side: Side
+    transport: Transport
+    local: Endpoint
+    remote: Endpoint
+    late: bool
+    """The connection is older than the tracer."""
+
+    @property
+    def server(self) -> Endpoint:
+        """The end that serves; the remote one where that is unknown."""
+        return self.local if self.side is Side.SERVER else self.remote
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Attributes that every span of the connection has."""
+        if self.transport is Transport.UNIX:
+            return {"network.transport": "unix"}
+        attributes: dict[str, AttributeValue] = {}
+        if self.remote.address:
+            attributes["network.peer.address"] = self.remote.address
+            attributes["network.peer.port"] = self.remote.port
+        return attributes
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """One exchange, with process, addresses and ids."""
+
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    """Empty for a root span."""
+    kind: SpanKind
+    start_unix_ns: int
+    end_unix_ns: int
+    outline: Outline
+    protocol: str
+    process: Process
+    peering: Peering
+    completeness: Completeness
+    request_bytes: int
+    response_bytes: int
+    first_byte_ns: int
+    """Nanoseconds from the request's first byte to the response's; 0 if there was none."""
+    rtt_us: int
+    """Smoothed round-trip time of the connection; 0 where TCP knows none."""
+
+    def measures(self) -> Iterator[tuple[str, AttributeValue]]:
+        """Attributes that differ from exchange to exchange, in the order exporters send them."""
+        yield "wirespan.completeness", self.completeness.value
+        yield "wirespan.request.size", self.request_bytes
+        yield "wirespan.response.size", self.response_bytes
+        if self.first_byte_ns:
+            yield "wirespan.time_to_first_byte", self.first_byte_ns / 1e9
+        if self.rtt_us:
+            yield "wirespan.rtt", self.rtt_us / 1e6
+
+    def attributes(self) -> dict[str, AttributeValue]:
+        """All attributes, keys as in the conventions."""
+        attributes = dict(self.outline.attributes)
+        attributes.update(self.peering.attributes())
+        if self.kind is SpanKind.SERVER:
+            client = self.outline.client_address or self.peering.remote.address
+            if client:
+                attributes["client.address"] = client
+        if self.outline.error_type is not None:
+            attributes["error.type"] = self.outline.error_type
+        attributes.update(self.measures())
+        return attributes
