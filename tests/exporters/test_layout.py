@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporters import layout
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0.00µs"),
+        (999, "1.00µs"),
+        (87_000, "87.0µs"),
+        (999_499, "999µs"),
+        (999_500, "1.00ms"),
+        (1_240_000, "1.24ms"),
+        (34_500_000, "34.5ms"),
+        (999_499_999, "999ms"),
+        (999_500_000, "1.00s"),
+        (30_000_000_000, "30.0s"),
+        (99_960_000_000, "1m40s"),
+        (754_000_000_000, "12m34s"),
+        (7_200_000_000_000, "2h00m"),
+        (-1_240_000, "-1.24ms"),
+    ],
+)
+def test_durations(nanoseconds, text):
+    assert layout.duration(nanoseconds) == text
+
+
+@given(st.integers(0, 86_400_000_000_000))
+def test_a_duration_up_to_a_day_has_six_columns(nanoseconds):
+    assert len(layout.duration(nanoseconds)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0K"),
+        (1234, "1.2K"),
+        (10_189, "10K"),
+        (123_456_789, "118M"),
+        (1 << 40, "1.0T"),
+    ],
+)
+def test_sizes(number, text):
+    assert layout.size(number) == text
+
+
+@given(st.integers(0, 1 << 64))
+def test_a_size_has_four_columns(number):
+    assert len(layout.size(number)) <= 4
+
+
+@given(st.text())
+def test_printable_text_stays_and_the_rest_is_spelt_out(text):
+    shown = layout.printable(text)
+    assert shown.isprintable()
+    assert text != shown or text.isprintable()
+    assert layout.printable(text, ascii_only=True).isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("a\x7fb\x9bc", "a\\x7fb\\x9bc"),
+        ("ev\u202eil", "ev\\u202eil"),
+        ("\udcff", "\\udcff"),
+        ("é日", "é日"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_spelt_out(text, shown):
+    assert layout.printable(text) == shown
+
+
+def test_the_middle_goes_first():
+    assert layout.shorten_middle("/api/users/42", 9) == "/api…s/42"
+    assert layout.shorten_middle("/api/users/42", 13) == "/api/users/42"
+    assert layout.shorten_middle("/api/users/42", 9, "..") == "/api../42"
+
+
+def test_wide_characters_count_twice_and_accents_not_at_all():
+    assert layout.columns("日本") == 4
+    assert layout.columns("e\u0301") == 1
+    assert layout.shorten_middle("日本語日本語", 7) == "日…本語"
+    assert layout.left("日", 4) == "日  "
+    assert layout.right("日", 4) == "  日"
+
+
+@given(st.text(), st.integers(0, 30), st.sampled_from(["…", ".."]))
+def test_shortened_text_fits(text, width, ellipsis):
+    for shorten in (layout.shorten_middle, layout.shorten_end):
+        assert layout.columns(shorten(text, width, ellipsis)) <= width
