@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`watch`, `agent` and `record`: what runs on the kernel's events."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from argparse import Namespace
+from contextlib import ExitStack
+from typing import Final
+
+from tracer.cgroups import resolve_cgroup, resolve_container
+from tracer.child import TracedCommand
+from tracer.commands.common import (
+    Gate,
+    Interruptible,
+    export_names,
+    finish,
+    load_registry,
+    log_to_stderr,
+    make_gate,
+    span_filter,
+)
+from tracer.pipeline import POLL_S, Pipeline
+from tracer.probes import KernelSource, Settings
+from tracer.procfs import ProcessTable
+from tracer.recorder import Recorder
+
+EXIT_FAILED: Final = 1
+DRAIN_S: Final = 0.4
+"""After a traced command has ended: its last events, and the grace of its connections."""
+PROGRESS_S: Final = 1.0
+
+
+def watch(arguments: Namespace) -> int:
+    """Print exchanges as they end."""
+    hint = "" if arguments.traced_command else " Ctrl+C ends it with a summary."
+    return _run(arguments, arguments.output, ready=f"Watching.{hint}")
+
+
+def agent(arguments: Namespace) -> int:
+    """Send exchanges to exporters until told to end."""
+    return _run(arguments, None, ready=f"Capturing, to {', '.join(export_names(arguments))}.")
+
+
+def record(arguments: Namespace) -> int:
+    """Write events to a file."""
+    hint = "" if arguments.traced_command else " Ctrl+C ends it."
+    return _run(arguments, None, ready=f"Recording to {arguments.write}.{hint}")
+
+
+def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
+    log_to_stderr()
+    registry = load_registry(arguments)
+    wanted = None
+    if hasattr(arguments, "proto"):
+        wanted = span_filter(arguments, registry).test()
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interruptible())
+        command = None
+        if getattr(arguments, "traced_command", None):
+            # Before exporters have threads, for fork copies only one.
+            command = TracedCommand(arguments.traced_command)
+            stack.callback(command.end)
+        gate = make_gate(arguments, output) if hasattr(arguments, "export") else Gate({}, None)
+        stack.callback(gate.close)
+        settings = capture_settings(arguments, command)
+        seed = secrets.randbits(64)
+        processes = ProcessTable(service_names=dict(arguments.service_name))
+        source = KernelSource(settings, processes)
+        stack.callback(source.close)
+        for degraded in source.degraded:
+            sys.stderr.write(f"wirespan: {degraded}\n")
+        writer = None
+        if getattr(arguments, "write", None):
+            writer = Recorder(
+                arguments.write,
+                source,
+                seed=seed,
+                redact=arguments.redact,
+                overwrite=arguments.force,
+                snaplen=arguments.snaplen,
+            )
+            stack.callback(writer.close)
+        pipeline = Pipeline(
+            writer or source, registry, [gate], seed=seed, writer=writer, want=wanted
+        )
+        began_s = time.monotonic()
+        if command is None:
+            sys.stderr.write(f"{ready}\n")
+        else:
+            command.release()
+        progress = arguments.command == "record" and sys.stderr.isatty()
+        _loop(pipeline, gate, interrupt, command, arguments.duration_ns, progress=progress)
+        _drain(pipeline, gate)
+        pipeline.end()
+        finish(pipeline, gate, source, began_s)
+        if writer is not None:
+            writer.close()
+            sys.stderr.write(f"{writer.describe()}\n")
+    if writer is not None and writer.failure is not None:
+        return EXIT_FAILED
+    return command.exit_code or 0 if command is not None else 0
+
+
+def _loop(
+    pipeline: Pipeline,
+    gate: Gate,
+    interrupt: Interruptible,
+    command: TracedCommand | None,
+    duration_ns: int | None,
+    *,
+    progress: bool,
+) -> None:
+    """Step until something says enough."""
+    now_s = time.monotonic()
+    end_s = float("inf") if duration_ns is None else now_s + duration_ns / 1e9
+    progress_s = now_s
+    while pipeline.step(POLL_S) and not gate.full and not interrupt.requested:
+        now_s = time.monotonic()
+        if now_s >= end_s:
+            break
+        if command is not None and command.poll() is not None:
+            end_s = min(end_s, now_s + DRAIN_S)
+            command = None
+        if progress and now_s - progress_s >= PROGRESS_S:
+            progress_s = now_s
+            sys.stderr.write(
+                f"\r{pipeline.spans_made:,} exchanges, {pipeline.chunk_bytes:,} bytes of events "
+            )
+            sys.stderr.flush()
+
+
+def _drain(pipeline: Pipeline, gate: Gate) -> None:
+    """Take what the kernel has delivered and nobody has read, but not what comes meanwhile."""
+    end_s = time.monotonic() + DRAIN_S
+    while not gate.full and time.monotonic() < end_s:
+        before = pipeline.chunk_bytes
+        if not pipeline.step(0.0) or pipeline.chunk_bytes == before:
+            break
+
+
+def capture_settings(arguments: Namespace, command: TracedCommand | None) -> Settings:
+    """What the kernel half is to do.
+
+    Raises:
+        NoCgroupError: a control group or container that is not there.
+    """
+    pids = list(arguments.pid)
+    if command is not None:
+        pids.append(command.pid)
+    cgroups = [resolve_cgroup(path) for path in arguments.cgroup]
+    for container in arguments.container:
+        directories, members = resolve_container(container)
+        cgroups += directories
+        pids += members
+    return Settings(
+        snaplen=arguments.snaplen,
+        ring_bytes=arguments.buffer,
+        payload_source=arguments.source,
+        pids=tuple(pids),
+        comms=tuple(arguments.comm),
+        ports=tuple(arguments.port),
+        cgroups=tuple(cgroups),
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`replay`, `doctor` and `parsers`: what needs no kernel and no privilege."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace, _SubParsersAction
+from contextlib import ExitStack
+from typing import Any
+
+import shtab
+
+from parsers.registry import Registry
+from tracer.arguments import build_parser
+from tracer.commands.common import (
+    Interruptible,
+    finish,
+    load_registry,
+    log_to_stderr,
+    make_gate,
+    span_filter,
+)
+from tracer.doctor import examine
+from tracer.pipeline import Pipeline
+from tracer.recording import RecordingError, open_source
+
+
+def replay(arguments: Namespace) -> int:
+    """Run a file through the same pipeline as live events."""
+    log_to_stderr()
+    registry = load_registry(arguments)
+    wanted = span_filter(arguments, registry).test()
+    damage: RecordingError | None = None
+    with ExitStack() as stack:
+        interrupt = stack.enter_context(Interruptible())
+        source = open_source(arguments.file)
+        stack.callback(source.close)
+        gate = make_gate(arguments, arguments.output)
+        stack.callback(gate.close)
+        pipeline = Pipeline(source, registry, [gate], seed=source.seed, want=wanted)
+        began_s = time.monotonic()
+        try:
+            while pipeline.step(0.0) and not gate.full and not interrupt.requested:
+                pass
+        except RecordingError as error:
+            # What came before the damage is worth showing.
+            damage = error
+        pipeline.end()
+        finish(pipeline, gate, source, began_s)
+    if damage is not None:
+        sys.stderr.write(f"wirespan: {damage}\n")
+        return 1
+    return 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """Say what is possible here."""
+    report = examine()
+    if arguments.quiet:
+        print(report.sentence())
+    elif arguments.output == "json":
+        print(report.json())
+    else:
+        print(report.text())
+    return 0 if report.can_capture else 1
+
+
+def parsers(arguments: Namespace) -> int:
+    """List what is understood."""
+    registry = Registry.load()
+    rows = [_describe(name, parser) for name, parser in sorted(registry.parsers.items())]
+    if arguments.output == "json":
+        print(json.dumps({"parsers": rows, "failures": registry.failures}, indent=2))
+        return 0
+    for row in rows:
+        print(
+            f"{row['name']:<12} {row['protocol']:<10} {', '.join(row['transports']):<12}"
+            f" {row['summary']}"
+        )
+    for name, reason in registry.failures.items():
+        print(f"{name:<12} cannot be loaded: {reason}")
+    return 0
+
+
+def completion(arguments: Namespace) -> int:
+    """Print a script that teaches a shell the commands and flags."""
+    grammar = build_parser()
+    _complete_files(grammar)
+    print(shtab.complete(grammar, arguments.shell))
+    return 0
+
+
+def _complete_files(parser: ArgumentParser) -> None:
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other way in
+        if isinstance(action, _SubParsersAction):
+            for each in action.choices.values():
+                _complete_files(each)
+        elif action.metavar == "FILE":
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _describe(name: str, parser: Any) -> dict[str, Any]:
+    module = sys.modules[parser.__module__]
+    return {
+        "name": name,
+        "protocol": parser.name,
+        "transports": sorted(each.name.lower() for each in parser.transports),
+        "ports": sorted(parser.ports),
+        "summary": (module.__doc__ or parser.__doc__ or "").strip().splitlines()[0],
+        "module": parser.__module__,
+    }
