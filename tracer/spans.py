@@ -41,7 +41,8 @@ class SpanMaker:
         first_byte_ns = 0
         response_bytes = 0
         if response is not None:
-            end_ns = max(end_ns, response.last_ns)
+            # Who answers early may throw the rest of the request away much later.
+            end_ns = max(start_ns, response.last_ns)
             first_byte_ns = max(0, response.first_ns - start_ns)
             response_bytes = response.size
         trace_id, span_id = self._next_ids()

@@ -90,6 +90,9 @@ def summarise(
 
 
 def _kernel_lines(kernel: Mapping[Cause, Counter]) -> list[str]:
+    if not kernel:
+        # A recording says it at its end, and was not read so far.
+        return []
     delivered = kernel.get(Cause.DELIVERED, Counter())
     lost = {cause: kernel[cause] for cause in REASONS if kernel.get(cause, Counter()).events}
     lines = [

@@ -247,10 +247,8 @@ def test_each_shape_is_right(conversations, variants, server, shape, kind):
         ]
         assert len(there) == 1, (path, there)
         spans += there
-    # nginx may answer before it has read the body, and throw that away when it comes.
-    is_early = kind == "server" and server.startswith("nginx") and shape == "chunked_both_ways"
-    is_early = is_early and server != "nginx-proxy"
-    is_whole = "large" not in shape and not is_early
+    # A chunk that ends where nothing was captured of the call hides how the next begins.
+    is_whole = "large_chunks" not in shape
     for span in spans:
         attributes = span["attributes"]
         assert attributes["http.request.method"] == done.method
@@ -264,11 +262,7 @@ def test_each_shape_is_right(conversations, variants, server, shape, kind):
         sum(span["attributes"][f"wirespan.{which}.size"] for span in spans)
         for which in ("request", "response")
     ]
-    if is_early:
-        assert sizes[0] <= done.sent
-        assert sizes[1] == done.received
-    else:
-        assert sizes == [done.sent, done.received]
+    assert sizes == [done.sent, done.received]
     if done.status >= 400:
         assert spans[0]["status"] == ("error" if kind == "client" else "unset")
 

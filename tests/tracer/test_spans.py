@@ -45,6 +45,15 @@ def test_times_are_of_the_first_and_the_last_byte():
     assert span.rtt_us == 120
 
 
+def test_span_ends_with_the_response_though_the_request_goes_on():
+    put = b"PUT /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    conversation = Conversation().open().recv(put).send(OK, after_ns=5 * MS)
+    conversation.recv(bytes(100), after_ns=50 * MS)
+    (span,) = spans_of(conversation)
+    assert span.end_unix_ns - span.start_unix_ns == 5 * MS
+    assert span.request_bytes == len(put) + 100
+
+
 def test_unanswered_request_ends_when_its_connection_does():
     (span,) = spans_of(Conversation().open().recv(GET).close())
     assert span.completeness is Completeness.UNANSWERED

@@ -130,3 +130,7 @@ def test_what_the_source_could_not_use_is_told():
     assert lines(unused={"frames not used: not ip": 4, "other": 0})[2:] == [
         "4 frames not used: not ip"
     ]
+
+
+def test_transfers_that_nobody_counted_are_not_said_to_be_none():
+    assert lines(kernel={}) == ["0 exchanges in 12.3 s"]
