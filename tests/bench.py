@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rig import free_port, nginx, wait_until, wrk
+from rig import nginx, wrk
 
 from exporters.otlp_wire import SpanEncoder
 from parsers.registry import Registry
@@ -150,52 +151,54 @@ def open_source(**settings: Any) -> Any:
     return KernelSource(Settings(**settings), ProcessTable())
 
 
+ECHO = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(server.getsockname())
+served, _ = server.accept()
+for _ in range(40_000):
+    client.send(b"x" * 256)
+    served.recv(4096)
+"""
+
+
 def bench_kernel(payload_source: str) -> None:
     """Nanoseconds a socket call, by bpf_stats, with messages of 256 bytes."""
-    port = free_port()
-    server = (
-        "import socket\n"
-        f"s = socket.create_server(('127.0.0.1', {port}))\n"
-        "while True:\n"
-        "    c, _ = s.accept()\n"
-        "    while (d := c.recv(4096)): c.sendall(d)\n"
-    )
-    source = open_source(payload_source=payload_source, ports=(port,))
-    program = subprocess.Popen([sys.executable, "-c", server])
-    client = (
-        "import socket, time\n"
-        f"c = socket.create_connection(('127.0.0.1', {port}))\n"
-        "for _ in range(50_000):\n"
-        "    c.sendall(b'x' * 256); c.recv(4096)\n"
-    )
-    try:
-        wait_until(lambda: _connects(port), "the echo server listens")
-        source.enable_stats()
-        before = source.program_stats()
-        peer = subprocess.Popen([sys.executable, "-c", client])
-        while peer.poll() is None:
-            source.poll(0.02)
-        after = source.program_stats()
-        delivered = source.counters()[Cause.DELIVERED].events
-    finally:
-        program.kill()
-        program.wait()
-        source.close()
-    spent_ns = sum(after[name].run_time_ns - before[name].run_time_ns for name in after)
-    print(f"  {payload_source:<8} {spent_ns / delivered:6.0f} ns a socket call that moved bytes")
-    for name in sorted(after, key=lambda each: before[each].run_time_ns - after[each].run_time_ns):
-        runs = after[name].run_count - before[name].run_count
-        if runs:
-            cost = (after[name].run_time_ns - before[name].run_time_ns) / runs
-            print(f"             {name:<24} {cost:6.0f} ns x {runs:,}")
+    source = open_source(payload_source=payload_source)
+    with measured(source, payload_source, "256 bytes, one thread"):
+        for _ in range(3):
+            peer = subprocess.Popen([sys.executable, "-c", ECHO])
+            while peer.poll() is None:
+                source.poll(0.02)
+    with nginx() as server:
+        source = open_source(payload_source=payload_source)
+        with measured(source, payload_source, "nginx under wrk"):
+            load = threading.Thread(
+                target=wrk,
+                args=(f"http://127.0.0.1:{server.port}/small",),
+                kwargs={"connections": 50, "seconds": 3},
+            )
+            load.start()
+            while load.is_alive():
+                source.poll(0.02)
 
 
-def _connects(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+@contextmanager
+def measured(source: Any, payload_source: str, name: str) -> Iterator[None]:
+    """Print what the programs cost while the block runs; closes the source."""
+    source.enable_stats()
+    before = source.program_stats()
+    yield
+    after = source.program_stats()
+    transfers = sum(each.events for each in source.counters().values())
+    source.close()
+    spent_ns = sum(after[each].run_time_ns - before[each].run_time_ns for each in after)
+    print(f"  {payload_source:<8} {name:<22} {spent_ns / transfers:6.0f} ns a transfer, of which")
+    for each in after:
+        runs = after[each].run_count - before[each].run_count
+        if runs > transfers // 100:
+            cost = (after[each].run_time_ns - before[each].run_time_ns) / runs
+            print(f"           {'':<22} {cost:6.0f} ns x {runs:,} {each}")
 
 
 def bench_load(payload_source: str, *, seconds: int, delay_ms: int) -> None:
@@ -275,7 +278,7 @@ def main() -> None:
     if options.no_kernel:
         return
     bench_agent_memory()
-    print("\nKernel, by bpf_stats, 256-byte messages (both ends on this machine)")
+    print("\nKernel, by bpf_stats")
     for payload_source in ("socket", "syscall"):
         bench_kernel(payload_source)
     print("\nwrk on nginx at about 10,000 requests a second")
