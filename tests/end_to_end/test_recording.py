@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.servers import ask, counting_connection, curl
 from tests.rig import WIRESPAN, is_listening, watch
-from tracer.recording import FRAME, MAGIC, PREFIX
+from tests.tracer.conversations import plain
 
 pytestmark = pytest.mark.kernel
 
@@ -74,20 +73,6 @@ def recorded(source, servers, tmp_path_factory):
 def replay(path, *flags, before=()):
     command = [*before, WIRESPAN, "replay", str(path), *flags]
     return subprocess.run(command, capture_output=True, timeout=30, check=False)
-
-
-def plain(path):
-    """Everything in a recording, inflated."""
-    data = path.read_bytes()
-    _, _, length, _ = PREFIX.unpack_from(data, len(MAGIC))
-    offset = len(MAGIC) + PREFIX.size + length
-    parts = [data[:offset]]
-    while offset < len(data):
-        stored, _, _ = FRAME.unpack_from(data, offset)
-        offset += FRAME.size
-        parts.append(zlib.decompress(data[offset : offset + stored]))
-        offset += stored
-    return b"".join(parts)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from parsers.model import Options
 from parsers.registry import Registry
@@ -22,6 +24,7 @@ from tracer.events import (
     chunk_of,
 )
 from tracer.pipeline import Pipeline
+from tracer.recording import FRAME, MAGIC, PREFIX
 from tracer.source import Batch, Counter
 from tracer.span import Process
 
@@ -221,3 +224,17 @@ def spans_of(source, writer=None, *, redact=True):
 
 def source_seed(source):
     return getattr(source, "seed", PlayedSource.seed)
+
+
+def plain(path):
+    """Everything a recording says, inflated."""
+    data = Path(path).read_bytes()
+    _, _, length, _ = PREFIX.unpack_from(data, len(MAGIC))
+    offset = len(MAGIC) + PREFIX.size + length
+    parts = [data[:offset]]
+    while offset < len(data):
+        stored, _, _ = FRAME.unpack_from(data, offset)
+        offset += FRAME.size
+        parts.append(zlib.decompress(data[offset : offset + stored]))
+        offset += stored
+    return b"".join(parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import zlib
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,28 +19,15 @@ from tests.tracer.conversations import (
     Conversation,
     PlayedSource,
     batches_of,
+    plain,
     spans_of,
 )
 from tracer import recorder as recorder_module
 from tracer.recorder import Recorder
-from tracer.recording import FRAME, MAGIC, PREFIX, RecordingError, open_source
+from tracer.recording import RecordingError, open_source
 from tracer.source import Batch
 
 SECRET = b"hunter2-SECRET"
-
-
-def plain(path):
-    """Everything a recording says, inflated."""
-    data = Path(path).read_bytes()
-    _, _, length, _ = PREFIX.unpack_from(data, len(MAGIC))
-    offset = len(MAGIC) + PREFIX.size + length
-    parts = [data[:offset]]
-    while offset < len(data):
-        stored, _, _ = FRAME.unpack_from(data, offset)
-        offset += FRAME.size
-        parts.append(zlib.decompress(data[offset : offset + stored]))
-        offset += stored
-    return b"".join(parts)
 
 
 def record(path, batches, **options):
