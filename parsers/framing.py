@@ -347,8 +347,11 @@ class Framing:
             if likeness is Likeness.NO:
                 return
             self._finish(stream)
-        elif likeness is not Likeness.CERTAIN:
-            # The rest of a head that began in an earlier turn.
+        elif (
+            likeness is not Likeness.CERTAIN
+            or parser.probe(stream.buffer + data, stream.kind) is not Likeness.NO
+        ):
+            # The rest of a head that began in an earlier turn; it may look like a whole one.
             return
         self._tally.gap_bytes += len(stream.buffer)
         self._forget(stream)

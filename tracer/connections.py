@@ -388,7 +388,14 @@ class ConnectionTable:
             self._stop(connection)
 
     def _evict(self) -> None:
-        """Forget the sixteenth that will be missed least, so that eviction is rare."""
+        """Forget the sixteenth that will be missed least, so that eviction is rare.
+
+        Within one large batch those that have ended already may be most of the table.
+        """
+        while self._closing:
+            self._end(self._closing.popleft())
+        if len(self.connections) < self.max_connections:
+            return
         oldest = sorted(self.connections.values(), key=worth)
         for connection in oldest[: max(1, len(oldest) // 16)]:
             self.counters.evicted += 1

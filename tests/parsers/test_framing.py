@@ -114,6 +114,21 @@ def test_end_behind_a_gap_is_not_taken_for_the_end_of_the_message():
     assert player.exchanges[0].error_type is None
 
 
+def test_head_that_an_answer_divides_is_one_head():
+    first, second, third = (
+        ask(1).data,
+        b"POST /2 HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        ask(3).data,
+    )
+    for cut in range(1, len(second)):
+        divided = up(first + second[:cut]), reply(5), up(second[cut:] + third)
+        player = play(*divided, reply(6), reply(7))
+        assert told(player) == "1:5 2:6 3:7", cut
+        assert player.exchanges[1].request.head.method == "POST"
+        assert player.exchanges[1].request.size == len(second)
+        assert player.tally.gap_bytes == 0
+
+
 def test_request_answered_before_it_was_whole_is_reported_when_it_is():
     upload = up(b"PUT /1 HTTP/1.1\r\nContent-Length: 500\r\n\r\nabc")
     player = play(upload, reply(2), up(b"x" * 497), ask(2), reply(3))

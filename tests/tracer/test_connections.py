@@ -437,6 +437,16 @@ def test_table_never_grows_beyond_its_cap_and_drops_the_longest_silent():
     assert len(table.emitted) == 100
 
 
+def test_what_has_ended_goes_before_what_is_idle():
+    table = Table(max_connections=32)
+    table.feed(served(1))
+    storm = [served(cookie, now_ns=START_NS + S).close() for cookie in range(2, 200)]
+    table.feed(*storm)
+    assert 1 in table.table.connections
+    assert table.counters.evicted == 0
+    assert len(table.emitted) == 199
+
+
 def test_new_connection_is_not_the_first_to_be_evicted():
     table = Table(max_connections=16)
     for cookie in range(1, 41):

@@ -125,6 +125,19 @@ def test_port_on_either_side_decides(capturing, kind):
     assert not any(capture.of(cookie) for cookie in talk_alone())
 
 
+def test_port_is_known_of_a_socket_that_its_peer_has_reset(capturing, kind):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        capture = capturing(payload_source=kind, ports=(listener.getsockname()[1],))
+        client = socket.create_connection(listener.getsockname())
+        with client, listener.accept()[0] as server:
+            client.send(b"question")
+            server.recv(100)
+            client.close()
+            # The reset comes back before send has returned, and takes the port away.
+            server.send(b"answer")
+            assert [event.data for event in capture.sent(server)] == [b"answer"]
+
+
 def test_port_of_a_datagrams_peer_decides(capturing, kind):
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
