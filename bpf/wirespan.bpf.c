@@ -67,6 +67,7 @@ static __always_inline void on_connecting(struct sock *sk, __u64 cookie)
 	socket = remember(sk, &fresh);
 	if (socket)
 		*socket = fresh;
+	bpf_map_delete_elem(&verdicts, &cookie);
 }
 
 static __always_inline void on_established(struct sock *sk, __u64 cookie, __u8 role)

@@ -221,7 +221,11 @@ def _url(value: str) -> SplitResult:
     if url.scheme not in {"http", "https"} or not url.hostname:
         shown = repr(value) if "@" not in value else "this"  # before an @ may be a password
         raise ValueError(f"{shown} is no URL such as http://localhost:4318")
-    _ = url.port  # raises ValueError if it is no port
+    try:
+        _ = url.port
+    except ValueError:
+        # Not its own words, which may hold a part of a password.
+        raise ValueError("the port is no number") from None
     return url._replace(fragment="")
 
 

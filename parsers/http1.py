@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 from parsers.http_attributes import KNOWN_METHODS, View, describe
 from parsers.http_heads import (
     CHUNKED,
+    MAX_CACHED_HEAD_BYTES,
     MAX_LINE_BYTES,
     OK,
     REQUEST_LINE,
@@ -181,9 +182,10 @@ class Http1Parser:
         if outline is None:
             viewed = View(side, server, self._redact, self._methods)
             outline = describe(head, status, exchange.error_type, viewed)
-            if len(_outlines) >= MAX_OUTLINES:
-                _outlines.clear()
-            _outlines[key] = outline
+            if len(head.target) <= MAX_CACHED_HEAD_BYTES:
+                if len(_outlines) >= MAX_OUTLINES:
+                    _outlines.clear()
+                _outlines[key] = outline
         return outline
 
 

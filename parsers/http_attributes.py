@@ -36,7 +36,7 @@ SENSITIVE: Final = (
 SECRET_PARAMETER: Final = re.compile(rf"(?i)(?<![^?&;])((?:{SENSITIVE})=)[^&;#\s]+")
 CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s]*@")
 SECRET_BYTES: Final = re.compile(
-    SECRET_PARAMETER.pattern.encode() + rb"|" + CREDENTIALS.pattern.encode()
+    SECRET_PARAMETER.pattern.encode() + rb"|(?:(?<=://)|(?<=^CONNECT ))[^/?#\s]*@"
 )
 SCHEME: Final = r"[a-zA-Z][a-zA-Z0-9+.\-]*"
 ABSOLUTE_FORM: Final = re.compile(rf"({SCHEME})://([^/?#]*)(.*)", re.DOTALL)

@@ -203,10 +203,11 @@ def _read_lines(reader: Reader, start: int, kind: Kind) -> tuple[bytes, re.Match
 
 def _read_partial_line(reader: Reader, start: int, kind: Kind) -> tuple[bytes, re.Match[bytes]]:
     """A first line without its end: a request's method and the start of its URL can be used."""
-    # What could yet turn out to be a password is no host.
-    line = CUT_AUTHORITY.sub(b"", reader.data[start:])
+    line = b""
     match = None
     if reader.cut and kind is REQUEST:
+        # What could yet turn out to be a password is no host.
+        line = CUT_AUTHORITY.sub(b"", reader.data[start:])
         match = REQUEST_LINE.fullmatch(line + b" HTTP/1.1")
     if match is None:
         reader.wait(MAX_LINE_BYTES)
@@ -279,7 +280,11 @@ def _omitted(raw: bytes) -> Iterator[tuple[int, int]]:
     """Of the fields keep the names, and only the values that are used."""
     yield from secret_ranges(raw.partition(b"\n")[0])
     for match in LINE.finditer(raw):
-        if (match[1] or b"").lower() not in READ_FIELDS:
+        name = (match[1] or b"").lower()
+        if name in {b"host", b"x-forwarded-host"} and b"@" in match[2]:
+            # Not the `@`: without it the value would be a host.
+            yield match.start(2), raw.rindex(b"@", *match.span(2))
+        elif name not in READ_FIELDS:
             start, stop = match.span(2)
             while stop > start and raw[stop - 1] in b"\r\n":
                 # Without its end the line would run into the next.

@@ -47,7 +47,10 @@ class Registry:
             if names and name not in names:
                 continue
             try:
-                parsers[name] = point.load()
+                parser = point.load()
+                # What is asked of every parser: of something else, it is told here.
+                _ = parser.name, frozenset(parser.transports), frozenset(parser.ports), parser.probe
+                parsers[name] = parser
             except Exception as error:  # noqa: BLE001 - a stranger's plug-in must not end the agent
                 failures[name] = f"{type(error).__name__}: {error}"
         registry = cls(parsers, options or Options())

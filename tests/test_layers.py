@@ -23,7 +23,9 @@ SOURCES = sorted(
 
 LINES = 400
 LONGEST = 600
-LONG_WITH_REASON: dict[str, str] = {}
+LONG_WITH_REASON = {
+    "tracer/connections.py": "the table is one state machine; its hot loop alone takes 70 lines",
+}
 """Files of more than 400 lines, and why it is better not to cut them."""
 
 NO_TEST_OF_ITS_OWN = {

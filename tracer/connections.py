@@ -193,6 +193,8 @@ class ConnectionTable:
         peering = peering_of(event)
         process = self.source.process(event.tgid, event)
         known = self.connections.get(event.cookie)
+        if known is not None and self._end_before(event):
+            known = None
         if known is not None:
             self._announced(known, event, peering, process)
             return
@@ -208,6 +210,15 @@ class ConnectionTable:
         elif not peering.late:
             session.begin_at(event.ingress_position, event.egress_position)
         self._add(connection)
+
+    def _end_before(self, event: OpenEvent) -> bool:
+        """A socket whose connection has ended may connect again: its cookie stays."""
+        for closed in self._closing:
+            if closed.cookie == event.cookie and closed.egress_position != event.egress_position:
+                self._closing.remove(closed)
+                self._end(closed)
+                return True
+        return False
 
     def _announced(
         self, known: Connection, event: OpenEvent, peering: Peering, process: Process
@@ -336,7 +347,7 @@ class ConnectionTable:
     def _spare(self, connection: Connection, session: Session, direction: int) -> None:
         """Save the kernel the copies of a long body."""
         stream = session.streams[direction]
-        if stream.skip > SKIP_BYTES:
+        if stream.skip > SKIP_BYTES and connection.peering.local is not NOWHERE:
             self.source.advise(connection.cookie, Action.SKIP, direction, skip_until(stream))
 
     def _emit(self, connection: Connection, session: Session) -> None:

@@ -12,6 +12,7 @@ Formats: Linux Documentation/filesystems/proc.rst, proc(5).
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -47,6 +48,9 @@ OWN_PREFIXES: Final = ("process.", "telemetry.")
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """uname's words in those of the attribute `host.arch`."""
+
+
+log = logging.getLogger(__name__)
 
 
 class NoProcessError(Exception):
@@ -95,6 +99,7 @@ class ProcessTable:
         self._counters = {
             "processes_read": 0,
             "processes_gone": 0,
+            "processes_strange": 0,
             "processes_evicted": 0,
             "environments_denied": 0,
             "resource_variables_void": 0,
@@ -138,6 +143,11 @@ class ProcessTable:
         except NoProcessError:
             known = self._infer(tgid, opened)
             self._counters["processes_gone"] += 1
+        except Exception:
+            # Any program may write anything where this reads; none may end the agent so.
+            log.exception("what /proc says of process %d could not be understood", tgid)
+            known = self._infer(tgid, opened)
+            self._counters["processes_strange"] += 1
         self._remember(tgid, known)
         return known.process
 
@@ -246,7 +256,7 @@ class ProcessTable:
         program = service.program_name(executable, argv)
         resource: dict[str, AttributeValue] = {
             "service.name": service.service_name(
-                configured=self._service_names.get(program, ""),
+                configured=self._service_names.get(program) or self._service_names.get(title, ""),
                 environ=environ,
                 attributes=attributes,
                 unit=grouping.unit,

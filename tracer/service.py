@@ -226,7 +226,8 @@ def _title(executable: str, argv: Sequence[str]) -> str:
     """First word of a title written over argv ("gunicorn: master [shop]"), else ""."""
     if not argv or " " not in argv[0]:
         return ""
-    word = PurePosixPath(argv[0].split()[0].rstrip(":")).name
+    words = argv[0].split()
+    word = PurePosixPath(words[0].rstrip(":")).name if words else ""
     return "" if word == executable or not word.isprintable() else word
 
 

@@ -19,6 +19,7 @@ def installed(monkeypatch):
         EntryPoint("http1", "parsers.http1:Http1Parser", GROUP),
         EntryPoint("lines", "tests.parsers.lines:LineParser", GROUP),
         EntryPoint("broken", "tests.parsers.lines:NoSuchParser", GROUP),
+        EntryPoint("strange", "collections:OrderedDict", GROUP),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     return points
@@ -32,7 +33,7 @@ def test_http1_is_installed_as_a_plug_in():
 def test_parser_that_does_not_load_is_named_and_the_others_work(installed):
     loaded = Registry.load()
     assert set(loaded.parsers) == {"http1", "lines"}
-    assert loaded.failures.keys() == {"broken"}
+    assert loaded.failures.keys() == {"broken", "strange"}
     assert "AttributeError" in loaded.failures["broken"]
 
 

@@ -437,6 +437,17 @@ def test_table_never_grows_beyond_its_cap_and_drops_the_longest_silent():
     assert len(table.emitted) == 100
 
 
+def test_socket_that_connects_again_is_a_new_connection():
+    table = Table()
+    first = served(1).close()
+    table.feed(first)
+    table.feed(served(1, now_ns=first.now_ns + MS))
+    table.wait(S)
+    assert [each[2] for each in table.said()] == ["complete"] * 2
+    assert table.counters.unannounced == 0
+    assert table.table.tally.gap_bytes == 0
+
+
 def test_what_has_ended_goes_before_what_is_idle():
     table = Table(max_connections=32)
     table.feed(served(1))

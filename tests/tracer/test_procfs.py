@@ -156,6 +156,24 @@ def test_configured_name_wins(proc):
     assert table.lookup(7, None).service_name == "edge"
 
 
+def test_configured_name_is_looked_up_by_comm_too(proc):
+    proc.add(7, comm="edge-proxy", cmdline=b"edge-proxy\0")
+    table = ProcessTable(root=proc.root, host=HOST, service_names={"edge-proxy": "edge"})
+    assert table.lookup(7, None).service_name == "edge"
+
+
+def test_process_that_cannot_be_understood_is_described_by_its_event(proc, monkeypatch, caplog):
+    def fail(*_):
+        raise IndexError
+
+    proc.add(7)
+    monkeypatch.setattr(ProcessTable, "_read", fail)
+    table = ProcessTable(root=proc.root, host=HOST)
+    assert table.lookup(7, opened(7, 1000)).pid == 7
+    assert table.counters()["processes_strange"] == 1
+    assert "process 7 could not be understood" in caplog.text
+
+
 def test_one_process_is_one_object_and_is_read_once(proc, table):
     proc.add(7)
     first = table.lookup(7, opened(7, 1000))

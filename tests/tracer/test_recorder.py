@@ -111,6 +111,18 @@ def test_password_in_an_absolute_url_is_blanked(path):
     assert span[6]["url.full"] == "http://REDACTED:REDACTED@host/a"
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"CONNECT me:" + SECRET + b"@host:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: me:" + SECRET + b"@host\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: x\r\nX-Forwarded-Host: me:" + SECRET + b"@h\r\n\r\n",
+    ],
+)
+def test_password_where_none_belongs_is_blanked(path, head):
+    assert_replays(path, Conversation(role=CLIENT).open().send(head).recv(OK).events, 1)
+
+
 def test_bodies_are_not_kept(path):
     body = b"\n" + SECRET * 20 + b"\r\nGET / HTTP/1.1\r\n\r\n"
     length = str(len(body)).encode()

@@ -199,6 +199,13 @@ class TestProgram:
         assert program_name("ruby3.1", ["puma 5.6.5 (tcp://0.0.0.0:3000) [shop]"]) == "puma"
         assert program_name("python3", [""]) == "python3"
 
+    @given(st.lists(st.text(), max_size=4))
+    def test_whatever_a_program_calls_itself_is_survived(self, argv):
+        for executable in ("python3", "node", "java", "ruby", "perl", "php", "dotnet", "x"):
+            assert program_name(executable, [" ", *argv])
+            assert program_name(executable, argv)
+            command(executable, [" ", *argv])
+
 
 class TestCommand:
     def test_command_is_argv0_alone(self):

@@ -55,25 +55,38 @@ class Gate(Exporter):
         for name, exporter in self.exporters.items():
             try:
                 exporter.export(spans)
-            except OSError:
-                raise  # standard output: nobody reads it any more, or there is no room
-            except Exception:
-                if name not in self.failures:
-                    log.exception("exporter %s has failed", name)
-                self.failures[name] = self.failures.get(name, 0) + len(spans)
+            except OSError as error:
+                if name == "console":
+                    raise  # nobody reads it any more, or there is no room
+                self._failed(name, len(spans), error)
+            except Exception as error:  # noqa: BLE001 - logged; the other exporters go on
+                self._failed(name, len(spans), error)
 
     def flush(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         done = True
-        for exporter in self.exporters.values():
-            done &= exporter.flush(max(0.0, deadline - time.monotonic()))
+        for name, exporter in self.exporters.items():
+            try:
+                done &= exporter.flush(max(0.0, deadline - time.monotonic()))
+            except Exception as error:  # noqa: BLE001 - as in `export`
+                self._failed(name, 0, error)
+                done = False
         return done
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            for exporter in self.exporters.values():
-                exporter.close()
+            for name, exporter in self.exporters.items():
+                try:
+                    exporter.close()
+                except Exception as error:  # noqa: BLE001 - as in `export`
+                    self._failed(name, 0, error)
+
+    def _failed(self, name: str, spans: int, error: Exception) -> None:
+        """An exporter has let `spans` fall."""
+        if name not in self.failures:
+            log.error("exporter %s has failed", name, exc_info=error)
+        self.failures[name] = self.failures.get(name, 0) + spans
 
     def counters(self) -> Mapping[str, int]:
         return {}

@@ -28,6 +28,7 @@ from tracer.procfs import ProcessTable
 from tracer.recorder import Recorder
 
 EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
 DRAIN_S: Final = 0.4
 """After a traced command has ended: its last events, and the grace of its connections."""
 PROGRESS_S: Final = 1.0
@@ -89,7 +90,7 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
         began_s = time.monotonic()
         if command is None:
             sys.stderr.write(f"{ready}\n")
-        else:
+        elif not interrupt.requested:
             command.release()
         progress = arguments.command == "record" and sys.stderr.isatty()
         _loop(pipeline, gate, interrupt, command, arguments.duration_ns, progress=progress)
@@ -101,7 +102,11 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
             sys.stderr.write(f"{writer.describe()}\n")
     if writer is not None and writer.failure is not None:
         return EXIT_FAILED
-    return command.exit_code or 0 if command is not None else 0
+    if command is None:
+        return 0
+    if command.exit_code is None:
+        return EXIT_INTERRUPTED if interrupt.requested else 0
+    return command.exit_code
 
 
 def _loop(

@@ -108,6 +108,14 @@ def test_exporter_that_fails_is_counted_and_hinders_no_other(caplog):
     assert len(caplog.records) == 1
 
 
+def test_exporter_that_loses_its_connection_does_not_end_the_run():
+    bad, good = Kept(ConnectionResetError()), Kept()
+    gate = Gate({"bad": bad, "good": good}, None)
+    gate.export(spans(3))
+    assert len(good.spans) == 3
+    assert gate.counters_by_exporter()["bad"]["spans_dropped_fault"] == 3
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "No space left on device")])
 def test_output_that_cannot_be_written_ends_the_run(error):
     with pytest.raises(type(error)):
