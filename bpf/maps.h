@@ -142,7 +142,7 @@ struct {
 	__type(value, struct ws_verdict);
 } verdicts SEC(".maps");
 
-/* Ports that were listened on when the tracer started. */
+/* Ports that were listened on when the tracer started, or have been since. */
 struct ws_listener {
 	__u32 netns;
 	__u32 port;

@@ -4,7 +4,7 @@
  *
  * ws_gather and ws_mark are global functions: the verifier checks them once, by
  * themselves, so that their loops do not multiply with those of the callers. Where the
- * kernel has bpf_loop it checks one round, not a thousand, and loads ten times as fast.
+ * kernel has bpf_loop it checks one round, not a thousand.
  */
 #ifndef WS_PAYLOAD_H
 #define WS_PAYLOAD_H

@@ -25,18 +25,20 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 MAX_PORT: Final = 65535
 MAX_HOST_CHARS: Final = 255
 
+JOINT: Final = "(?:[_-]|%5f|%2d)?"
+"""Between the words of a key, as it is or percent-encoded."""
 SENSITIVE: Final = (
     # The conventions' own list.
     "AWSAccessKeyId|Signature|sig|X-Goog-Signature|"
     "X-Amz-(?:Signature|Credential|Security-Token)|"
     # What applications put into URLs although they should not.
-    "(?:access|auth|id|refresh|session)[_-]?token|token|api[_-]?key|"
-    "client[_-]?secret|secret|passw(?:or)?d|pwd|jwt|code_verifier"
+    f"(?:access|auth|id|refresh|session){JOINT}token|token|api{JOINT}key|"
+    f"client{JOINT}secret|secret|passw(?:or)?d|pwd|jwt|code{JOINT}verifier"
 )
 SECRET_PARAMETER: Final = re.compile(rf"(?i)(?<![^?&;])((?:{SENSITIVE})=)[^&;#\s]+")
-CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s]*@")
+CREDENTIALS: Final = re.compile(r"(?<=//)[^/?#\s]*@")
 SECRET_BYTES: Final = re.compile(
-    SECRET_PARAMETER.pattern.encode() + rb"|(?:(?<=://)|(?<=^CONNECT ))[^/?#\s]*@"
+    SECRET_PARAMETER.pattern.encode() + rb"|(?:(?<=//)|(?<=^CONNECT ))[^/?#\s]*@"
 )
 SCHEME: Final = r"[a-zA-Z][a-zA-Z0-9+.\-]*"
 ABSOLUTE_FORM: Final = re.compile(rf"({SCHEME})://([^/?#]*)(.*)", re.DOTALL)

@@ -104,7 +104,9 @@ def _grammar() -> tuple[CommandParser, argparse._SubParsersAction[CommandParser]
         commands, "replay", "read a recording, a pcap or a pcapng file", "FILE [FLAG ...]"
     )
     group = replay.add_argument_group("the file")
-    group.add_argument("file", metavar="FILE", help="its kind is found out; may be gzipped")
+    group.add_argument(
+        "file", metavar="FILE", help="its kind is found out; may be gzipped; - is standard input"
+    )
     _add_which_exchanges(replay)
     _add_output(replay)
     _add_redaction(replay.add_argument_group("redaction"))

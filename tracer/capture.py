@@ -128,7 +128,7 @@ def choose_source(asked: str) -> Literal["socket", "syscall"]:
 
 
 def has_loops() -> bool:
-    """Whether there is bpf_loop, with which the programs load in a third of the time."""
+    """Whether there is bpf_loop, with which the programs load faster."""
     return kernel_version() >= LOOPS_FLOOR
 
 

@@ -32,7 +32,7 @@ REASONS: Final = {
 
 
 class Seen:
-    """Counts of the spans that went by. An exporter among the others."""
+    """Counts of the spans that went by."""
 
     __slots__ = ("completeness", "errors", "kinds")
 

@@ -36,3 +36,10 @@ def test_carried_recording_tells_nothing_of_the_machine_it_was_made_on():
 def test_carried_recording_holds_no_secret():
     assert "token=REDACTED" in replay("--path", "/api/orders", "-o", "json").stdout
     assert "4111" not in replay("-o", "json").stdout
+
+
+def test_recording_is_read_from_a_pipe():
+    recording = (ROOT / "examples" / "demo.wspan").read_bytes()
+    command = [WIRESPAN, "replay", "-", "-o", "json"]
+    piped = subprocess.run(command, input=recording, capture_output=True, check=True)
+    assert piped.stdout.decode() == replay("-o", "json").stdout

@@ -321,3 +321,18 @@ def test_credentials_are_redacted(target, url):
 def test_ranges_of_secrets_in_a_line():
     line = b"GET http://u:p@h/?a=1&token=abc&sig=&b=2 HTTP/1.1"
     assert [line[a:b] for a, b in secret_ranges(line)] == [b"u:p", b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/a?api%5Fkey=hunter2", "/a?api%5Fkey=REDACTED"),
+        ("/a?client%2Dsecret=hunter2&b=1", "/a?client%2Dsecret=REDACTED&b=1"),
+        ("//me:hunter2@host/a", "//REDACTED:REDACTED@host/a"),
+    ],
+)
+def test_secret_in_an_odd_shape_is_redacted(target, shown):
+    head = Request(target=target, fields={"host": "h"})
+    view = View(Side.CLIENT, Endpoint("10.0.0.1", 80), redact=True)
+    assert describe(head, 200, None, view).attributes["url.full"] == f"http://h{shown}"
+    assert list(secret_ranges(f"GET {target} HTTP/1.1".encode()))

@@ -35,7 +35,7 @@ def replay(arguments: Namespace) -> int:
     damage: RecordingError | None = None
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interruptible())
-        source = open_source(arguments.file)
+        source = open_source("/dev/stdin" if arguments.file == "-" else arguments.file)
         stack.callback(source.close)
         gate = make_gate(arguments, arguments.output)
         stack.callback(gate.close)
