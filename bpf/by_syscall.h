@@ -56,8 +56,7 @@ static __always_inline void on_exit(const void *sk, struct task_struct *task,
 						    COMMON_FIELD(sk, skc_flags));
 		transfer->end -= left;
 	}
-	if (filter_ports && !is_wanted_port(remote_port(sk)) && !is_wanted_port(local_port(sk)) &&
-	    !(transfer->has_peer && is_wanted_port(transfer->peer.port)))
+	if (!has_wanted_port(sk) && !(transfer->has_peer && is_wanted_port(transfer->peer.port)))
 		return;
 	socket = bpf_map_lookup_elem(&sockets_by_id, &id);
 	if (!socket) {

@@ -30,6 +30,11 @@ struct ws_transfer {
 	__u8 pad[3];
 };
 
+static __always_inline bool has_wanted_port(const void *sk)
+{
+	return !filter_ports || is_wanted_port(local_port(sk)) || is_wanted_port(remote_port(sk));
+}
+
 static __always_inline void count(__u32 cause, const struct ws_socket *socket,
 				  const struct ws_transfer *transfer, bool is_first)
 {
@@ -234,7 +239,6 @@ static __always_inline void deliver(struct ws_socket *socket, const void *sk,
 	if (!socket->opened && !socket->positioned && !transfer->counted)
 		/* TCP Fast Open: data goes out before the handshake is over */
 		*position_of(socket, transfer->direction) = transfer->end - transfer->size;
-	became = WS_DELIVERED;
 	turn = is_end ? socket->turn >> 1 : move_turn(socket, transfer->direction, &is_first);
 	/* The open record says where the directions stood before this transfer. */
 	position = transfer->counted ? *position_of(socket, transfer->direction) :

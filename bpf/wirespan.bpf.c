@@ -129,11 +129,6 @@ static __always_inline bool has_sent_fin(int oldstate)
 	       oldstate == TCP_TIME_WAIT || oldstate == TCP_CLOSING || oldstate == TCP_LAST_ACK;
 }
 
-static __always_inline bool has_wanted_port(const void *sk)
-{
-	return !filter_ports || is_wanted_port(local_port(sk)) || is_wanted_port(remote_port(sk));
-}
-
 static __always_inline void on_closed(struct sock *sk, __u64 cookie, int oldstate)
 {
 	struct ws_socket *socket = recall(sk, cookie);

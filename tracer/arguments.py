@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from tracer import __version__
+from tracer.capture import MAX_RING_BYTES, MIN_RING_BYTES
 from tracer.events import MAX_SNAPLEN
 from tracer.filters import LatencyRange, StatusRange, duration_ns, size_bytes
 from tracer.usage import EXAMPLES, EXIT_USAGE, CommandParser
@@ -352,7 +353,7 @@ def _snaplen(text: str) -> int:
 
 def _ring_bytes(text: str) -> int:
     size = size_bytes(text)
-    if size < 64 << 10 or size > 1 << 30 or size & (size - 1):
+    if not MIN_RING_BYTES <= size <= MAX_RING_BYTES or size & (size - 1):
         raise ValueError(f"{text} will not do: a power of two from 64k to 1G")
     return size
 

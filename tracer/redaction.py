@@ -168,7 +168,6 @@ class Redactor:
     def __init__(self) -> None:
         self.undecided_bytes = 0
         """Blanked although they might have been kept later: the bounds were reached."""
-        self.blanked_bytes = 0
         self._batches: deque[Batch] = deque()
         self._first = 0
         """Number of the oldest held batch."""
@@ -269,7 +268,6 @@ class Redactor:
             lost = size - _blank_payload(redacted, chunk, each, parts)
             if unread is not None:
                 cut(redacted, each, min(unread[0], size), unread[1])
-            self.blanked_bytes += lost
             if forced:
                 self.undecided_bytes += lost
         for cookie in seen:
