@@ -54,6 +54,7 @@ class JobsParser:
     name: ClassVar[str] = "jobs"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.TCP})
     ports: ClassVar[frozenset[int]] = frozenset({11300})
+    whole: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
         """No option concerns it: job bodies are never read."""

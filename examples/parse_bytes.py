@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from parsers.model import Endpoint, Side, Transport
-from parsers.pairing import Tally
+from parsers.tally import Tally
 from parsers.registry import Registry
 from parsers.session import Session
 

@@ -13,9 +13,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from parsers.detection import TURN_START, Transfer
-from parsers.model import Exchange, Kind, Likeness, Message, Options, ParseError, Parser, Side
-from parsers.pairing import Pairing, Tally
+from parsers.detection import TURN_START, Candidates, Transfer
+from parsers.model import (
+    Completeness,
+    Exchange,
+    Kind,
+    Likeness,
+    Message,
+    Options,
+    ParseError,
+    Parser,
+    Side,
+)
+from parsers.pairing import Pairing
 from parsers.reader import UNTIL_CLOSE, NeedMoreData, Reader
 from parsers.stream import (
     HELD,
@@ -28,6 +38,7 @@ from parsers.stream import (
     Stream,
     kept_ranges,
 )
+from parsers.tally import Tally
 
 MAX_BUFFER_BYTES: Final = 256 * 1024
 """Unparsed bytes a direction. nginx, Apache and Node accept heads of 8 to 64 KiB."""
@@ -46,6 +57,7 @@ class Framing:
     """The streams of one connection, the parser that reads them, and the messages found."""
 
     __slots__ = (
+        "_candidates",
         "_errors",
         "_options",
         "_pairing",
@@ -60,7 +72,14 @@ class Framing:
     )
 
     def __init__(
-        self, options: Options, side: Side, tally: Tally, *, late: bool, keep: bool
+        self,
+        candidates: Candidates,
+        options: Options,
+        side: Side,
+        tally: Tally,
+        *,
+        late: bool,
+        keep: bool,
     ) -> None:
         self.side = side
         self.parser: Parser | None = None
@@ -73,6 +92,7 @@ class Framing:
             Stream(Kind.RESPONSE if serves else Kind.REQUEST),
         )
         """Ingress and egress."""
+        self._candidates = candidates
         self._options = options
         self._pairing = Pairing(tally, late=late)
         self.done: list[Exchange] = self._pairing.done
@@ -95,7 +115,8 @@ class Framing:
     def _agreed(self) -> bool:
         """Both directions have spoken the protocol."""
         ingress, egress = self.streams
-        return bool(self._pairing.reported or ingress.request or egress.request)
+        pairing = self._pairing
+        return bool(pairing.reported or ingress.request or egress.request or pairing.ids.answers)
 
     def _demote(self) -> None:
         """It was not that protocol after all, and what is pending was never a request."""
@@ -110,8 +131,6 @@ class Framing:
 
     def _parse(self, stream: Stream, data: bytes, hole: int, timestamp_ns: int, flags: int) -> None:
         """Parse `data`, behind which the transfer had `hole` bytes that were not captured."""
-        parser = self.parser
-        assert parser is not None
         reader = self._reader
         pending = self._pairing.pending
         kind = stream.kind
@@ -119,30 +138,35 @@ class Framing:
         reader.end = end = len(data)
         reader.position = start = 0
         reader.cut = hole > 0 and not flags & WAITED
+        reader.resumed = stream.resumed
         base = stream.offset - hole - end
-        message = stream.message
-        if message is not None and not message.open:
-            self._complete(stream, message, base, timestamp_ns)
+        self._passed(stream, base, timestamp_ns)
+        parser = self.parser
+        assert parser is not None
         while start < end and self.opaque is None:
             try:
                 message = parser.parse(reader, kind, pending[0] if pending and kind else None)
             except NeedMoreData:
-                reader.omitted.clear()
+                _forget_marks(reader)
                 break
             except ParseError:
                 reader.position = start
             position = reader.position
             if position <= start:
                 # Not a message, or a parser that would never get on.
-                reader.omitted.clear()
+                _forget_marks(reader)
                 stream.buffer = b""
                 self._unread(stream, end - start, hole, REFUSED)
                 self._mistake(stream, parser, end - start + hole)
                 break
             if self.kept is not None:
                 self._keep(self.kept, stream, base, start)
+            reader.resumed = stream.resumed = False
             if message is not None:
-                self._begin(stream, message, base + start)
+                if not message.turn:
+                    self._begin(stream, message, base + start)
+                if message is not stream.message or message.correlation_id is not None:
+                    self._extend(stream, message, position - start, timestamp_ns)
             stream.begun_ns = timestamp_ns
             if stream.buffer:
                 stream.buffer = b""
@@ -155,9 +179,9 @@ class Framing:
             if start > end:
                 stream.skip = start - end
                 break
-            message = stream.message
-            if message is not None and not message.open:
-                self._complete(stream, message, base + start, timestamp_ns)
+            self._passed(stream, base + start, timestamp_ns)
+            parser = self.parser
+            assert parser is not None
         reader.data = b""
         if (hole or start < end) and self.opaque is None and not stream.lost:
             if flags & REFUSED:
@@ -178,20 +202,67 @@ class Framing:
             if response.lost or (response.unsure and not self._pairing.reorders):
                 # Whatever response was still open has ended before this.
                 self._finish(response)
-            self._pairing.ask(message)
-        elif not message.interim:
+            if message.interim or message.one_way:
+                return
+            if message.correlation_id is not None:
+                self._pairing.ids.ask(message)
+            else:
+                self._pairing.ask(message)
+        elif message.interim:
+            return
+        elif message.correlation_id is not None:
+            self._pairing.ids.claim(message)
+        else:
             stream.request = request = self._pairing.claim(message)
-            stream.unsure = request is None and message.correlation_id is None
+            stream.unsure = request is None
+
+    def _extend(self, stream: Stream, message: Message, size: int, timestamp_ns: int) -> None:
+        """Bytes of a message whose parts may come interleaved with those of others.
+
+        Or of one that was whole already: of that, only the extent grows.
+        """
+        message.size += size
+        message.last_ns = timestamp_ns
+        if message.correlation_id is not None:
+            stream.message = message
+
+    def _passed(self, stream: Stream, offset: int, timestamp_ns: int) -> None:
+        """All bytes before `offset` that belong to the message under way are behind us."""
+        message = stream.message
+        if message is None:
+            return
+        if message.correlation_id is not None:
+            # Until it is returned again, it is under way no more.
+            stream.message = None
+            message.last_ns = timestamp_ns
+            if not message.open:
+                self._complete(stream, message, offset, timestamp_ns)
+        elif not message.open:
+            self._complete(stream, message, offset, timestamp_ns)
 
     def _complete(self, stream: Stream, message: Message, offset: int, timestamp_ns: int) -> None:
         """The last byte of `message` is the one before `offset`."""
-        message.last_ns = timestamp_ns
-        message.size = offset - stream.start
         stream.message = None
-        if stream.kind is REQUEST:
-            self._answer_late(stream, message)
-        elif not message.interim:
-            self._answer(stream, message, None)
+        if message.correlation_id is not None and not message.interim:
+            self._pairing.ids.settle(message)
+        else:
+            message.last_ns = timestamp_ns
+            message.size = offset - stream.start
+            if stream.kind is REQUEST:
+                self._asked(stream, message)
+            elif not message.interim:
+                self._answer(stream, message, None)
+            else:
+                self._switch(message)
+
+    def _asked(self, stream: Stream, request: Message) -> None:
+        """A request is whole, or as whole as it will be."""
+        if request.one_way:
+            completeness = Completeness.GAP if request.gap else Completeness.COMPLETE
+            self._pairing.report(request, None, completeness)
+        else:
+            self._answer_late(stream, request)
+        self._switch(request)
 
     def _answer_late(self, stream: Stream, request: Message) -> None:
         """Report what was answered before the request had ended, as it now has."""
@@ -211,9 +282,25 @@ class Framing:
             asking.message.gap = not asking.message.truncated
             asking.message.open = False
             asking.message = None
-        self._pairing.answer(request, response, error_type)
-        if response.switches_to is not None:
-            self.give_up(response.switches_to)
+        pairing = self._pairing
+        pairing.answer(request, response, error_type)
+        for _ in range(min(response.answers - 1, len(pairing.pending))):
+            pairing.answer(pairing.claim(response), response, error_type)
+        self._switch(response)
+
+    def _switch(self, message: Message) -> None:
+        """After some messages a connection goes on with another protocol, known or not."""
+        name = message.switches_to
+        if name is None or self.opaque is not None:
+            return
+        for parser in self._candidates():
+            if parser.name == name:
+                self.parser = self._pairing.parser = parser(self._options)
+                self._pairing.protocol = name
+                if message.correlation_id is not None:
+                    self._pairing.rename_oldest(message.correlation_id)
+                return
+        self.give_up(name)
 
     def _leave(self, stream: Stream, rest: bytes, hole: int, timestamp_ns: int) -> None:
         """Keep what could not be parsed yet, and pass over what was not captured."""
@@ -238,9 +325,8 @@ class Framing:
         if not size:
             return
         stream.skip -= size
-        message = stream.message
-        if not stream.skip and message is not None and not message.open:
-            self._complete(stream, message, offset, timestamp_ns)
+        if not stream.skip:
+            self._passed(stream, offset, timestamp_ns)
 
     def _mistake(self, stream: Stream, parser: Parser, size: int) -> None:
         """What comes cannot begin a message."""
@@ -258,7 +344,7 @@ class Framing:
         direction = 0 if stream is self.streams[0] else 1
         origin = stream.position - (stream.offset - base)
         kept.extend(kept_ranges(reader, start, direction, origin))
-        reader.omitted.clear()
+        _forget_marks(reader)
 
     def _unread(self, stream: Stream, size: int, hole: int, fate: int) -> None:
         """Note what became of the last `size` bytes captured, `hole` bytes before the latest."""
@@ -354,6 +440,8 @@ class Framing:
             # The rest of a head that began in an earlier turn; it may look like a whole one.
             return
         self._tally.gap_bytes += len(stream.buffer)
+        if stream.lost or stream.buffer or stream.skip:
+            stream.resumed = True
         self._forget(stream)
         stream.lost = False
         # Until a message really has begun.
@@ -366,10 +454,16 @@ class Framing:
             return
         stream.measure()
         stream.message = None
+        if message.correlation_id is not None:
+            # More of it may come yet, behind what was lost.
+            message.gap = True
+            if not message.open:
+                self._pairing.ids.settle(message)
+            return
         message.open = False
         if stream.kind is REQUEST:
             message.gap = not message.truncated
-            self._answer_late(stream, message)
+            self._asked(stream, message)
         elif not message.interim:
             self._answer(stream, message, error_type)
 
@@ -378,3 +472,8 @@ class Framing:
         whole = stream.lost or (reason is None and stream.skip > UNTIL_CLOSE >> 1)
         self._finish(stream, None if whole else reason or "connection_closed")
         self._forget(stream)
+
+
+def _forget_marks(reader: Reader) -> None:
+    reader.omitted.clear()
+    reader.replaced.clear()

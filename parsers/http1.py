@@ -89,6 +89,7 @@ class Http1Parser:
     name: ClassVar[str] = "http"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.TCP, Transport.UNIX})
     ports: ClassVar[frozenset[int]] = frozenset({80, 8080})
+    whole: ClassVar[bool] = False
 
     __slots__ = ("_chunked_request", "_chunked_response", "_methods", "_redact")
 

@@ -10,7 +10,7 @@ Terms: RFC 9110 section 3.9 ("exchange"), OpenTelemetry semantic conventions 1.4
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
@@ -91,10 +91,24 @@ class Message:
     """
 
     kind: ClassVar[Kind]
-    correlation_id: int | None = field(default=None, init=False)
-    """Set where a protocol matches by id and not by order."""
+    protocol: ClassVar[str] = ""
+    """Name of what its exchange speaks, where that is more than the parser's name (gRPC)."""
+    correlation_id: Hashable | None = field(default=None, init=False)
+    """Set where a protocol matches by id and not by order. Messages with an id may be open at
+    the same time, their parts interleaved."""
+    one_way: bool = field(default=False, init=False)
+    """A request that nothing will answer."""
+    answers: int = field(default=1, init=False)
+    """How many of the oldest requests a response is to."""
+    ends: bool = field(default=False, init=False)
+    """Nothing more of its exchange will come, in either direction (RST_STREAM). Needs an id."""
+    resends: int = field(default=0, init=False)
+    """How often a request with an id was sent again before it was answered."""
+    count: int = field(default=-1, init=False)
+    """Rows, elements or messages in it, where somebody counts them; see `Outline.counts`."""
     interim: bool = field(default=False, init=False)
-    """A response that does not end its exchange (HTTP 1xx)."""
+    """It makes no exchange: a response that is followed by another to the same request
+    (HTTP 1xx), or a request that only prepares the connection."""
     switches_to: str | None = field(default=None, init=False)
     """Name of the protocol that the connection speaks after this message."""
     open: bool = field(default=False, init=False)
@@ -110,7 +124,7 @@ class Message:
     turn: int = field(default=0, init=False)
     """The connection's turn that brought the end of its head."""
     gap: bool = field(default=False, init=False)
-    """Bytes of it were lost."""
+    """Bytes of it were lost. A parser sets it where it knows of such a loss alone."""
 
 
 @dataclass(slots=True)
@@ -123,6 +137,12 @@ class Exchange:
     completeness: Completeness
     error_type: str | None = None
     """Why there is no whole response: `connection_reset`, `connection_closed`, `timeout`."""
+    side: Side | None = None
+    """What the traced process is in it, where that is not the connection's."""
+    remote: Endpoint | None = None
+    """Who the other end is, where a socket has many."""
+    parser: Parser | None = field(default=None, repr=False)
+    """Who describes it, where the connection has gone on to another protocol since."""
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -140,6 +160,8 @@ class Outline:
     """Set exactly when the span's status is an error."""
     client_address: str | None = None
     """Who asked, where the message names it (`X-Forwarded-For`), else None."""
+    counts: tuple[str, str] = ("", "")
+    """Attribute keys of the request's and the response's `count`; empty where it is none."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -165,6 +187,8 @@ class Parser(Protocol):
     transports: ClassVar[frozenset[Transport]]
     ports: ClassVar[frozenset[int]]
     """Server ports that break a tie between parsers; never proof."""
+    whole: ClassVar[bool]
+    """Many messages follow each other in one transfer, so the beginning of it is not enough."""
 
     def __init__(self, options: Options) -> None: ...
 
@@ -180,9 +204,11 @@ class Parser(Protocol):
     def parse(self, reader: Reader, kind: Kind, request: Message | None) -> Message | None:
         """Read one message, or the next part of one.
 
-        Returns the message as soon as it says what it is. While its `open` is true the
-        session calls again for the rest; the parser then returns None and clears `open`
-        at the end. `request` is the oldest request without a response.
+        Returns the message that the bytes belong to: a new one as soon as it says what it is,
+        or one returned before, which they extend. None stands for the one that is open, or
+        for none if none is. While a message's `open` is true more of it is to come; the parser
+        clears it with the last part. `request` is the oldest request without a response,
+        where responses come in order.
 
         Raises:
             ParseError: the bytes cannot start a message.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which response answers which request.
 
-By order where the protocol answers in order, by `correlation_id` where messages carry one.
+By order where the protocol answers in order; parsers/correlation.py has those that carry an id.
 
 Order alone cannot survive a loss, turns can: a client that waits for its responses before it
 asks again gets, in each turn, the responses to the turn right before. So after a loss older
@@ -15,50 +15,25 @@ An exchange that is reported with a gap is right, one joined wrongly is a lie.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Hashable
 from typing import Final
 
-from parsers.model import Completeness, Exchange, Message
+from parsers.correlation import EARLY_NS, Correlation
+from parsers.model import Completeness, Exchange, Kind, Message, Parser
+from parsers.tally import Tally
 
 MAX_PENDING: Final = 4096
 """Requests without a response on one connection."""
-EARLY_NS: Final = 20_000_000
-"""How long before its request's event a response may be seen: two threads of a client on
-two CPUs may report in either order."""
 QUIET_NS: Final = 1_000_000_000
 """Silence after which requests and responses can no longer be out of step."""
 
 COMPLETE: Final = Completeness.COMPLETE
 
 
-@dataclass(slots=True)
-class Tally:
-    """What sessions could not turn into an exchange, by name. Shared by many sessions."""
-
-    exchanges: int = 0
-    unpaired_responses: int = 0
-    """Responses whose request was not seen, or was given up before."""
-    abandoned_requests: int = 0
-    """Requests of connections that turned out to speak something else."""
-    cut_requests: int = 0
-    """Requests whose head had begun when the rest of it was lost."""
-    gap_bytes: int = 0
-    """Bytes that were needed and not captured."""
-    overlap_bytes: int = 0
-    """Bytes that came twice: two threads that wrote to one socket at once."""
-    parse_errors: dict[str, int] = field(default_factory=dict)
-    """By protocol."""
-    demotions: int = 0
-    """Connections whose protocol was taken back."""
-    limits: int = 0
-    """Times that a buffer, a retry or a queue reached its bound."""
-
-
 class Pairing:
     """The requests of one connection that wait, and the exchanges that are done."""
 
     __slots__ = (
-        "_by_id",
         "_deep",
         "_early",
         "_early_request",
@@ -75,7 +50,9 @@ class Pairing:
         "_response_turn",
         "done",
         "fresh",
+        "ids",
         "muted",
+        "parser",
         "pending",
         "protocol",
         "reorders",
@@ -86,6 +63,10 @@ class Pairing:
     def __init__(self, tally: Tally, *, late: bool) -> None:
         self.tally = tally
         self.protocol = ""
+        self.parser: Parser | None = None
+        """Who can describe what is reported."""
+        self.ids = Correlation(tally, self.report)
+        """Where messages carry an id."""
         self.pending: deque[Message] = deque()
         self.done: list[Exchange] = []
         self.reported = 0
@@ -113,7 +94,6 @@ class Pairing:
         """The responses to lost requests were not seen yet."""
         self._overdue = 0
         """How many of `pending`, the oldest, were reported; their responses may yet come."""
-        self._by_id: dict[int, Message] = {}
         self._early: Message | None = None
         """A response that was seen before its request."""
         self._early_request: Message | None = None
@@ -124,21 +104,18 @@ class Pairing:
         self._response_turn = 0
 
     def __len__(self) -> int:
-        return len(self.pending) - self._overdue + len(self._by_id)
+        return len(self.pending) - self._overdue + len(self.ids)
 
     @property
     def waits(self) -> bool:
         """Something is here that time or the other direction will settle."""
-        return len(self) > 0 or self._early is not None
+        return len(self) > 0 or self._early is not None or self.ids.waits
 
     def ask(self, request: Message) -> None:
         """A request has begun."""
         if self.muted:
             self._listen(request)
         if self._early is not None and self._meets_early(request):
-            return
-        if request.correlation_id is not None:
-            self._ask_by_id(request, request.correlation_id)
             return
         pending = self.pending
         if self._owed:
@@ -160,8 +137,6 @@ class Pairing:
 
     def claim(self, response: Message) -> Message | None:
         """The request that a response, which has begun, answers; it waits no longer."""
-        if response.correlation_id is not None:
-            return self._by_id.pop(response.correlation_id, None)
         pending = self.pending
         request = None
         if pending:
@@ -215,9 +190,8 @@ class Pairing:
         """The request that came after the response to it had begun."""
         if response is not self._early:
             self.tally.unpaired_responses += 1
-            if response.correlation_id is None:
-                # Asked while it was under way: who knows whether not for this.
-                self.give_up()
+            # Asked while it was under way: who knows whether not for this.
+            self.give_up()
             return None
         request = self._early_request
         if request is None:
@@ -230,6 +204,7 @@ class Pairing:
 
     def lose_requests(self, turn: int) -> None:
         """Requests of `turn` or before it were lost."""
+        self.ids.lose(Kind.REQUEST)
         self._missed_turn = turn
         if self._early_request is None:
             self.release_early()
@@ -237,6 +212,7 @@ class Pairing:
 
     def lose_responses(self, turn: int) -> None:
         """Responses were lost, those to requests of turns before `turn` among them."""
+        self.ids.lose(Kind.RESPONSE)
         self._lost_turn = turn
         self._doubt(turn)
         while self.pending and self.pending[0].turn < turn:
@@ -246,11 +222,7 @@ class Pairing:
         """Report all requests with their response lost."""
         while self.pending:
             self._give_up_oldest()
-        if not self._by_id:
-            return
-        for request in self._by_id.values():
-            self.report(request, None, Completeness.GAP)
-        self._by_id.clear()
+        self.ids.give_up()
 
     def expire(self, before_ns: int, error_type: str) -> None:
         """Report requests that began before `before_ns` as unanswered."""
@@ -260,23 +232,32 @@ class Pairing:
                 break
             self._overdue += 1
             self._report_unanswered(request, error_type)
-        for key in [key for key, each in self._by_id.items() if each.first_ns < before_ns]:
-            self._report_unanswered(self._by_id.pop(key), error_type)
+        self.ids.expire(before_ns, error_type)
 
     def end(self, timestamp_ns: int, error_type: str) -> None:
         """The connection has ended: nothing will be answered any more."""
         self.release_early()
         waiting = list(self.pending)[self._overdue :]
-        for request in (*waiting, *self._by_id.values()):
+        for request in waiting:
             request.last_ns = max(request.last_ns, timestamp_ns)
             self._report_unanswered(request, error_type)
         self._clear()
+        self.ids.end(timestamp_ns, error_type)
 
     def abandon(self) -> None:
         """None of these were requests."""
         self.tally.abandoned_requests += len(self)
         self.release_early()
         self._clear()
+        self.ids.clear()
+
+    def rename_oldest(self, correlation_id: Hashable) -> None:
+        """The connection speaks another protocol now, in which the oldest request has an id."""
+        if len(self.pending) > self._overdue:
+            request = self.pending[self._overdue]
+            del self.pending[self._overdue]
+            request.correlation_id = correlation_id
+            self.ids.ask(request)
 
     def release_early(self, now_ns: int | None = None) -> None:
         """Stop waiting (after `EARLY_NS`) for the request of a response that was seen first."""
@@ -303,7 +284,10 @@ class Pairing:
                 completeness = Completeness.LATE_ATTACH
         self.reported += 1
         self.tally.exchanges += 1
-        self.done.append(Exchange(self.protocol, request, response, completeness, error_type))
+        protocol = request.protocol or self.protocol
+        exchange = Exchange(protocol, request, response, completeness, error_type)
+        exchange.parser = self.parser
+        self.done.append(exchange)
 
     def _report_unanswered(self, request: Message, error_type: str) -> None:
         if request.turn < self._lost_turn:
@@ -311,15 +295,6 @@ class Pairing:
             self.report(request, None, Completeness.GAP)
         else:
             self.report(request, None, Completeness.UNANSWERED, error_type)
-
-    def _ask_by_id(self, request: Message, correlation_id: int) -> None:
-        repeated = self._by_id.pop(correlation_id, None)
-        if repeated is not None:
-            self._report_unanswered(repeated, "timeout")
-        if len(self._by_id) >= MAX_PENDING:
-            self.tally.limits += 1
-            self.give_up()
-        self._by_id[correlation_id] = request
 
     def _meets_early(self, request: Message) -> bool:
         """Whether `request` is the one of the response that was seen first."""
@@ -369,4 +344,3 @@ class Pairing:
     def _clear(self) -> None:
         self.pending.clear()
         self._overdue = 0
-        self._by_id.clear()

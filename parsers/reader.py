@@ -27,7 +27,17 @@ class NeedMoreData(Exception):  # noqa: N818 - flow control between Reader and s
 class Reader:
     """Bytes of one direction, from the first that is not consumed yet."""
 
-    __slots__ = ("cut", "data", "end", "lost", "marking", "omitted", "position")
+    __slots__ = (
+        "cut",
+        "data",
+        "end",
+        "lost",
+        "marking",
+        "omitted",
+        "position",
+        "replaced",
+        "resumed",
+    )
 
     data: bytes
     position: int
@@ -37,9 +47,13 @@ class Reader:
     """`data` ends here for good: what follows was not captured. A parser that can make
     something of a head without its end may do so, and then calls `lose`."""
     lost: bool
+    resumed: bool
+    """Bytes right before these were lost, or are older than the tracer: what a parser knows
+    of this direction alone may no longer hold."""
     marking: bool
     """The session wants to know which bytes may be kept, so `omit` is worth calling."""
     omitted: list[tuple[int, int]]
+    replaced: list[tuple[int, bytes]]
 
     def __init__(self, data: bytes = b"", *, cut: bool = False) -> None:
         self.data = data
@@ -48,7 +62,14 @@ class Reader:
         self.cut = cut
         self.lost = False
         self.marking = False
+        self.resumed = False
         self.omitted = []
+        self.replaced = []
+
+    @property
+    def available(self) -> int:
+        """Bytes that are there; negative after a skip over some that are not."""
+        return self.end - self.position
 
     def take(self, size: int) -> bytes:
         """The next `size` bytes.
@@ -80,6 +101,18 @@ class Reader:
     def u32(self) -> int:
         """Four bytes, big endian."""
         return int.from_bytes(self.take(4), "big")
+
+    def u16le(self) -> int:
+        """Two bytes, little endian."""
+        return int.from_bytes(self.take(2), "little")
+
+    def u24le(self) -> int:
+        """Three bytes, little endian."""
+        return int.from_bytes(self.take(3), "little")
+
+    def u32le(self) -> int:
+        """Four bytes, little endian."""
+        return int.from_bytes(self.take(4), "little")
 
     def until(self, mark: bytes, limit: int) -> bytes:
         """The bytes up to `mark`, which is consumed.
@@ -149,6 +182,13 @@ class Reader:
     def omit(self, start: int, stop: int) -> None:
         """Bytes of `data` that must not be kept: a secret, or a value that nobody uses."""
         self.omitted.append((start, stop))
+
+    def replace(self, start: int, substitute: bytes) -> None:
+        """What a recording keeps in place of as many bytes of `data` from `start` on.
+
+        For secrets in an encoding that a blank would break. Needs no `omit`.
+        """
+        self.replaced.append((start, substitute))
 
     def lose(self) -> None:
         """Where the next message begins is unknown: the session finds it again."""

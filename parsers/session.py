@@ -20,8 +20,8 @@ from typing import Final
 from parsers.detection import TURN_START, Candidates, Detection, Transfer
 from parsers.framing import REQUEST, Framing
 from parsers.model import Options, Side
-from parsers.pairing import Tally
 from parsers.stream import POSITION_MASK
+from parsers.tally import Tally
 
 EOF: Final = 1
 """`enum ws_data_flag`: the peer has finished sending."""
@@ -47,7 +47,7 @@ class Session(Framing):
         late: bool,
         keep: bool = False,
     ) -> None:
-        super().__init__(options, side, tally, late=late, keep=keep)
+        super().__init__(candidates, options, side, tally, late=late, keep=keep)
         self.late = late
         """The connection had been in use before its first transfer here."""
         self._detection = Detection(candidates, side, late=late)
@@ -125,6 +125,7 @@ class Session(Framing):
     def idle(self, now_ns: int) -> None:
         """Time has passed: end what only silence ends."""
         self._pairing.release_early(now_ns)
+        self._pairing.ids.idle(now_ns)
         for stream in self.streams:
             if stream.lost and now_ns - stream.last_ns > TURN_END_NS:
                 self._finish(stream)
@@ -183,6 +184,7 @@ class Session(Framing):
                 self.give_up("unknown")
             return
         self.parser = choice.parser(self._options)
+        self._pairing.parser = self.parser
         self._pairing.protocol = choice.parser.name
         serves = choice.kinds[0] is REQUEST
         self.side = Side.SERVER if serves else Side.CLIENT

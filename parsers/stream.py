@@ -49,6 +49,7 @@ class Stream:
         "position",
         "request",
         "rescanned",
+        "resumed",
         "skip",
         "start",
         "turn",
@@ -67,6 +68,8 @@ class Stream:
         """Bytes that nobody reads before the next that somebody does."""
         self.lost = False
         """Framing is lost: wait for a turn that begins with a message."""
+        self.resumed = False
+        """What comes next follows bytes that were lost."""
         self.unsure = False
         """Framing may be wrong (the answer to an unknown request): a turn can set it right."""
         self.message: Message | None = None

@@ -69,9 +69,10 @@ class SpanMaker:
     @staticmethod
     def _outline(connection: Connection, exchange: Exchange) -> Outline:
         session = connection.session
-        assert session is not None and session.parser is not None  # noqa: PT018 - it made the exchange
+        parser = exchange.parser or (None if session is None else session.parser)
+        assert parser is not None
         peering = connection.peering
-        return session.parser.outline(exchange, peering.side, peering.server)
+        return parser.outline(exchange, peering.side, peering.server)
 
     def _next_ids(self) -> tuple[bytes, bytes]:
         used = self._used

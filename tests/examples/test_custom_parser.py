@@ -6,7 +6,7 @@ import pytest
 from examples.custom_parser import JobsParser
 from parsers.http1 import Http1Parser
 from parsers.model import Endpoint, Options, Side, Transport
-from parsers.pairing import Tally
+from parsers.tally import Tally
 from parsers.registry import Registry
 from parsers.session import Session
 

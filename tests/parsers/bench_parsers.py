@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from parsers.detection import TURN_START
 from parsers.http1 import Http1Parser
 from parsers.model import Options, Side
-from parsers.pairing import Tally
 from parsers.session import Session
+from parsers.tally import Tally
 
 ROUNDS = 5
 SNAPLEN = 4096

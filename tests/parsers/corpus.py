@@ -29,8 +29,8 @@ from typing import Any, Final, NamedTuple
 
 from parsers.detection import TURN_START
 from parsers.model import Endpoint, Exchange, Options, Parser, Side
-from parsers.pairing import Tally
 from parsers.session import EOF, Session
+from parsers.tally import Tally
 
 CORPUS: Final = Path(__file__).parents[1] / "corpus"
 SNAPLEN: Final = 4096
@@ -215,13 +215,23 @@ class Player:
 def describe(session: Session, exchange: Exchange) -> dict[str, Any]:
     """An exchange as a golden file has it: the same from both sides and however it was cut."""
     assert session.parser is not None
-    outline = session.parser.outline(exchange, Side.SERVER, SERVER)
+    parser = exchange.parser or session.parser
+    outline = parser.outline(exchange, Side.SERVER, SERVER)
     response = exchange.response
-    return {
+    request = exchange.request
+    extras: dict[str, Any] = {}
+    if exchange.protocol != session.parser.name:
+        extras["protocol"] = exchange.protocol
+    if request.resends:
+        extras["resends"] = request.resends
+    for key, message in zip(outline.counts, (request, response), strict=True):
+        if key and message is not None and message.count >= 0:
+            extras[key] = message.count
+    return extras | {
         "name": outline.name,
         "attributes": dict(outline.attributes),
         "error_type": outline.error_type,
         "completeness": exchange.completeness.value,
-        "request_size": exchange.request.size,
+        "request_size": request.size,
         "response_size": None if response is None else response.size,
     }

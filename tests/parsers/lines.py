@@ -35,6 +35,7 @@ class LineParser:
     name: ClassVar[str] = "lines"
     transports: ClassVar[frozenset[Transport]] = frozenset({Transport.TCP})
     ports: ClassVar[frozenset[int]] = frozenset({7777})
+    whole: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
         pass

@@ -315,6 +315,7 @@ def test_messages_with_an_id_are_joined_by_it():
     player = play(up(b">1 a\n>2 b\n"), down(b"<2 B\n<1 A\n<3 C\n"), parsers=[LineParser])
     pairs = [(each.request.text, each.response.text) for each in player.exchanges]
     assert pairs == [("b", "B"), ("a", "A")]
+    player.play([Step("wait", seconds=1)])
     assert player.tally.unpaired_responses == 1
 
 

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsers.correlation import EARLY_NS
 from parsers.detection import PROBE_BYTES, PROBE_TRANSFERS
 from parsers.framing import MAX_BUFFER_BYTES
 from parsers.http1 import Http1Parser
 from parsers.model import Endpoint, Options, Side
-from parsers.pairing import EARLY_NS, Tally
 from parsers.session import TURN_END_NS, Session
+from parsers.tally import Tally
 from tests.parsers.corpus import Player, Step
 from tests.parsers.lines import LineParser
 

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from parsers.model import Completeness, Side
-from parsers.pairing import Tally
+from parsers.tally import Tally
 from tests.exporters import samples
 from tests.tracer.fakes import GET, Conversation, Table
 from tracer.connection import TableCounters
