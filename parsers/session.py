@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from parsers.conversation import REQUEST
 from parsers.detection import TURN_START, Candidates, Detection, Transfer
-from parsers.framing import REQUEST, Framing
+from parsers.framing import Framing
 from parsers.model import Options, Side
 from parsers.stream import POSITION_MASK
 from parsers.tally import Tally

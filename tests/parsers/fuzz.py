@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds sessions with conversations of the corpus that were tampered with, until time is up.
 
-    python tests/parsers/fuzz.py --seconds 60 [--seed 7]
+    python tests/parsers/fuzz.py --seconds 60 [--protocol redis] [--seed 7]
 
 Nothing may raise, hold more than its bounds, keep bytes that were never there, or take longer
 for each byte the more there are. On a failure it prints the seed of the case: with `--seed` and
@@ -32,13 +32,23 @@ SLOW_S = 0.02
 """What takes less is not worth a second look."""
 SERVER = Endpoint("10.0.0.1", 80)
 
-CASES = [case.steps for _, case in cases()]
+CASES = {
+    folder: [case.steps for _, case in cases() if case.path.parent.name == folder]
+    for folder in sorted({case.path.parent.name for _, case in cases()})
+}
+"""Of each protocol."""
+STRANGER = 0.1
+"""How often a conversation of one protocol goes on with one of another."""
 PARSERS = list(Registry.load().parsers.values())
 
 
-def tampered(random_: random.Random) -> list[Step]:
+def tampered(random_: random.Random, protocol: str | None) -> list[Step]:
     """Steps of one or more cases, with some things done to them."""
-    steps = [step for _ in range(random_.randint(1, 4)) for step in random_.choice(CASES)]
+    home = CASES[protocol or random_.choice(list(CASES))]
+    steps = []
+    for _ in range(random_.randint(1, 4)):
+        away = random_.random() < STRANGER
+        steps += random_.choice(random_.choice(list(CASES.values())) if away else home)
     steps = [step for step in steps if step.what not in {"close", "reset"}]
     for _ in range(random_.randint(0, 12)):
         if not steps:
@@ -93,8 +103,9 @@ def play(steps: list[Step], seed: int) -> float:
     player.play([Step(random_.choice(["close", "reset"]))])
     assert session.in_flight == 0, "requests left"
     for exchange in player.exchanges:
-        assert session.parser is not None
-        assert session.parser.outline(exchange, session.side, SERVER).name
+        parser = exchange.parser or session.parser
+        assert parser is not None
+        assert parser.outline(exchange, session.side, SERVER).name
     fed = sum(len(data) for _, _, data in player.fed)
     kept = sum(each.size for each in session.kept or () if not each.fate)
     assert kept <= fed, "more kept than there was"
@@ -106,6 +117,7 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=60)
     arguments.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
     arguments.add_argument("--cases", type=int, default=0, help="stop after so many")
+    arguments.add_argument("--protocol", choices=list(CASES), help="conversations of this alone")
     options = arguments.parse_args()
     until = time.monotonic() + options.seconds
     played = 0
@@ -113,7 +125,7 @@ def main() -> int:
     while time.monotonic() < until and not (options.cases and played >= options.cases):
         seed = options.seed + played
         try:
-            steps = tampered(random.Random(seed))
+            steps = tampered(random.Random(seed), options.protocol)
             once = play(steps, seed)
             many = play(steps * TIMES, seed)
             if many > SLOW_S:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages in parts that interleave, that extend others, that answer many or nobody, that switch.
+"""Messages in parts that interleave, extend others, answer many or nobody, and switch.
 
 The protocol: `>name verb size` and that many bytes. Verbs: `+` a part of the message with that
 name, `.` its last part, `!` the end of its exchange, `=` a whole message in a sequence, `1` one
