@@ -131,7 +131,8 @@ class Correlation:
                     pair.request.gap = True
                 elif response.open:
                     response.gap = True
-            elif pair.request.open:
+            elif pair.request.open or (response is not None and response.open):
+                # Or the client has ended it, in what was lost.
                 pair.request.gap = True
 
     def give_up(self) -> None:
@@ -171,7 +172,9 @@ class Correlation:
                 request.last_ns = max(request.last_ns, timestamp_ns)
                 self._report_unanswered(request, error_type)
             elif response.open:
-                self._report(request, response, pair.completeness, error_type)
+                # Where bytes were lost its end may have been among them.
+                reason = None if request.gap or response.gap else error_type
+                self._report(request, response, pair.completeness, reason)
             else:
                 request.gap = request.gap or request.open
                 self._report(request, response, pair.completeness, None)

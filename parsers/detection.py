@@ -22,7 +22,7 @@ PROBE_BYTES: Final = 32 * 1024
 length."""
 PROBE_TRANSFERS: Final = 256
 """A request line may come byte by byte."""
-PROBE_TURNS: Final = 8
+PROBE_TURNS: Final = 32
 """How many turns of a connection that was joined late may begin with nothing known."""
 
 Candidates = Callable[[], list[type[Parser]]]

@@ -16,17 +16,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from parsers.datagrams import DatagramSession
 from parsers.detection import TURN_START
-from parsers.http1 import Http1Parser
-from parsers.model import Options, Side
+from parsers.model import Endpoint, Options, Side, Transport
+from parsers.registry import Registry
 from parsers.session import Session
 from parsers.tally import Tally
+from tests.parsers import bench_protocols
 
 ROUNDS = 5
 SNAPLEN = 4096
 GROWTH = 3.0
 """Time of twice the input over that of the input: 2 is linear, 4 quadratic."""
 
+SERVER = Endpoint("10.0.0.1", 80)
 Transfer = tuple[int, int, bytes]
 """Direction, size, payload."""
 
@@ -142,23 +145,26 @@ def unanswered(size: int) -> Iterator[Transfer]:
         yield whole(0, REQUEST % 1)
 
 
-TYPICAL: dict[str, tuple[Callable[[int], Iterator[Transfer]], int]] = {
-    "repeated heads": (repeated, 20_000),
-    "unique heads": (unique, 4_000),
-    "pipelined by ten": (pipelined, 20_000),
-    "chunked": (chunked, 10_000),
-    "1 MiB bodies": (large, 2_000),
-    "lossy": (lossy, 10_000),
+PARSERS = {each.name: each for each in reversed(Registry.load().parsers.values())}
+TYPICAL: dict[str, tuple[str, Callable[[int], Iterator[Transfer]], int]] = {
+    "http repeated heads": ("http", repeated, 20_000),
+    "http unique heads": ("http", unique, 4_000),
+    "http pipelined by ten": ("http", pipelined, 20_000),
+    "http chunked": ("http", chunked, 10_000),
+    "http 1 MiB bodies": ("http", large, 2_000),
+    "http lossy": ("http", lossy, 10_000),
 }
-WORST: dict[str, tuple[Callable[[int], Iterator[Transfer]], int]] = {
-    "byte by byte head": (bytewise_head, 20_000),
-    "lines without end": (bytewise_lines, 60_000),
-    "empty lines": (empty_lines, 2_000_000),
-    "tiny chunks": (tiny_chunks, 400_000),
-    "many fields": (many_fields, 400_000),
-    "almost first lines": (hostile_lines, 400_000),
-    "unanswered": (unanswered, 2_000_000),
+WORST: dict[str, tuple[str, Callable[[int], Iterator[Transfer]], int]] = {
+    "http byte by byte head": ("http", bytewise_head, 20_000),
+    "http lines without end": ("http", bytewise_lines, 60_000),
+    "http empty lines": ("http", empty_lines, 2_000_000),
+    "http tiny chunks": ("http", tiny_chunks, 400_000),
+    "http many fields": ("http", many_fields, 400_000),
+    "http almost first lines": ("http", hostile_lines, 400_000),
+    "http unanswered": ("http", unanswered, 2_000_000),
 }
+TYPICAL |= bench_protocols.TYPICAL
+WORST |= bench_protocols.WORST
 
 
 def laid_out(make: Callable[[int], Iterator[Transfer]], count: int) -> list[tuple]:
@@ -177,9 +183,11 @@ def laid_out(make: Callable[[int], Iterator[Transfer]], count: int) -> list[tupl
     return calls
 
 
-def seconds(calls: list[tuple]) -> tuple[float, int]:
-    """CPU time of one session that is fed `calls`, and the exchanges it saw."""
-    session = Session(lambda: [Http1Parser], Options(), Side.SERVER, Tally(), late=False)
+def seconds(protocol: str, calls: list[tuple]) -> tuple[float, int]:
+    """CPU time of one session that is fed `calls`, and the exchanges it saw and described."""
+    parser = PARSERS[protocol]
+    session_type = DatagramSession if Transport.UDP in parser.transports else Session
+    session = session_type(lambda: [parser], Options(), Side.SERVER, Tally(), late=False)
     feed, done = session.feed, session.done
     exchanges = 0
     start = time.process_time()
@@ -187,27 +195,29 @@ def seconds(calls: list[tuple]) -> tuple[float, int]:
         feed(*call)
         if done:
             exchanges += len(done)
+            for each in done:
+                session.parser.outline(each, Side.SERVER, SERVER)
             done.clear()
     return time.process_time() - start, exchanges
 
 
-def best(make: Callable[[int], Iterator[Transfer]], count: int) -> tuple[float, int]:
+def best(protocol: str, make: Callable[[int], Iterator[Transfer]], count: int) -> tuple[float, int]:
     calls = laid_out(make, count)
-    return min(seconds(calls) for _ in range(ROUNDS))
+    return min(seconds(protocol, calls) for _ in range(ROUNDS))
 
 
 def main() -> int:
-    print(f"{'typical':<22}{'exchanges':>10}{'us each':>10}")
-    for name, (make, count) in TYPICAL.items():
-        taken, exchanges = best(make, count)
-        print(f"{name:<22}{exchanges:>10}{taken / max(exchanges, 1) * 1e6:>10.2f}")
-    print(f"\n{'worst':<22}{'size':>10}{'ms':>10}{'twice':>10}{'ratio':>8}")
+    print(f"{'typical':<26}{'exchanges':>10}{'us each':>10}")
+    for name, (protocol, make, count) in TYPICAL.items():
+        taken, exchanges = best(protocol, make, count)
+        print(f"{name:<26}{exchanges:>10}{taken / max(exchanges, 1) * 1e6:>10.2f}")
+    print(f"\n{'worst':<26}{'size':>10}{'ms':>10}{'twice':>10}{'ratio':>8}")
     failed = []
-    for name, (make, count) in WORST.items():
-        once, _ = best(make, count)
-        twice, _ = best(make, 2 * count)
+    for name, (protocol, make, count) in WORST.items():
+        once, _ = best(protocol, make, count)
+        twice, _ = best(protocol, make, 2 * count)
         ratio = twice / once
-        print(f"{name:<22}{count:>10}{once * 1e3:>10.1f}{twice * 1e3:>10.1f}{ratio:>8.2f}")
+        print(f"{name:<26}{count:>10}{once * 1e3:>10.1f}{twice * 1e3:>10.1f}{ratio:>8.2f}")
         if ratio > GROWTH:
             failed.append(name)
     if failed:

@@ -190,9 +190,9 @@ def test_loss_marks_what_is_under_way_in_its_direction():
     answered = talk.ask("3", 3)
     response = talk.reply("c", 3, is_open=True)
     talk.ids.lose(Kind.REQUEST)
-    assert [each.gap for each in (whole, partly, answered, response)] == [False, True, False, False]
+    assert [each.gap for each in (whole, partly, answered, response)] == [False, True, True, False]
     talk.ids.lose(Kind.RESPONSE)
-    assert [each.gap for each in (whole, partly, answered, response)] == [True, True, False, True]
+    assert [each.gap for each in (whole, partly, answered, response)] == [True, True, True, True]
     talk.close(response)
     assert talk.fates == ["gap"]
 
