@@ -117,6 +117,21 @@ static __always_inline __u32 move_turn(struct ws_socket *socket, __u32 direction
 	return seen >> 1;
 }
 
+/* A verdict has had its effect: nothing of it is left but that the socket is wanted whole. */
+static __always_inline void settle(struct ws_socket *socket, const __u64 *cookie)
+{
+	struct ws_verdict *verdict;
+
+	socket->action = WS_FULL;
+	if (!(socket->whole & WS_WHOLE_SAID)) {
+		bpf_map_delete_elem(&verdicts, cookie);
+		return;
+	}
+	verdict = bpf_map_lookup_elem(&verdicts, cookie);
+	if (verdict)
+		verdict->action = WS_FULL;
+}
+
 /* What user space wants of this transfer: WS_DELIVERED, WS_STOPPED or WS_SKIPPED. */
 static __always_inline __u32 judge(struct ws_socket *socket, const struct ws_transfer *transfer,
 				   __u32 position)
@@ -130,6 +145,10 @@ static __always_inline __u32 judge(struct ws_socket *socket, const struct ws_tra
 		socket->action = verdict ? verdict->action : WS_FULL;
 		socket->skip_direction = verdict ? verdict->direction : 0;
 		socket->skip_until = verdict ? verdict->until : 0;
+		if (verdict)
+			socket->whole = verdict->whole ? WS_WHOLE_SAID : 0;
+		else
+			socket->whole &= WS_WHOLE_BY_PORT;
 		socket->epoch = epoch;
 	}
 	switch (socket->action) {
@@ -141,13 +160,11 @@ static __always_inline __u32 judge(struct ws_socket *socket, const struct ws_tra
 		if ((__s32)(socket->skip_until - (position + transfer->size)) >= 0)
 			return WS_SKIPPED;
 		/* Through: 2 GiB on, `until` would seem to lie ahead again. */
-		socket->action = WS_FULL;
-		bpf_map_delete_elem(&verdicts, &cookie);
+		settle(socket, &cookie);
 		break;
 	case WS_ANNOUNCE:
 		socket->opened = 0;
-		socket->action = WS_FULL;
-		bpf_map_delete_elem(&verdicts, &cookie);
+		settle(socket, &cookie);
 		break;
 	default:
 		break;
@@ -174,6 +191,7 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 {
 	__u32 slot = scratch_slot(transfer->direction);
 	struct ws_scratch *room = bpf_map_lookup_elem(&scratch, &slot);
+	__u32 want = socket->whole ? most : snaplen;
 	__u32 cause = transfer->cause;
 	__u32 captured = 0;
 	__u32 skip = 0;
@@ -182,6 +200,8 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 
 	if (!room)
 		return WS_NO_STORAGE;
+	if (transfer->size < want)
+		want = transfer->size;
 	if (transfer->has_peer) {
 		__builtin_memcpy(room->body, &transfer->peer, sizeof(transfer->peer));
 		skip = sizeof(transfer->peer);
@@ -194,10 +214,10 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	} else if (cause == WS_DELIVERED) {
 		if (transfer->place.is_buffer)
 			captured = copy_buffer(room, transfer->place.vector, transfer->place.count,
-					       transfer->size, skip);
+					       want, skip);
 		else
-			captured = ws_gather(transfer->place.vector, transfer->place.count,
-					     transfer->size, skip, slot);
+			captured = ws_gather(transfer->place.vector, transfer->place.count, want,
+					     skip, slot);
 		if (!captured)
 			cause = WS_FAULT;
 	}
@@ -219,7 +239,7 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	room->data.pad = 0;
 	length = skip + captured;
 	barrier_var(length);
-	if (length > sizeof(struct ws_peer) + snaplen) /* never; says it to the verifier */
+	if (length > sizeof(struct ws_peer) + most) /* never; says it to the verifier */
 		return WS_FAULT;
 	if (bpf_ringbuf_output(&events, room, sizeof(room->data) + length, wake_flag(captured)))
 		return WS_RING_FULL;
@@ -245,6 +265,8 @@ static __always_inline void deliver(struct ws_socket *socket, const void *sk,
 				       transfer->end - transfer->size;
 	became = judge(socket, transfer, position);
 	if (became == WS_DELIVERED && !socket->opened) {
+		if (is_whole_port(local_port(sk)) || is_whole_port(remote_port(sk)))
+			socket->whole |= WS_WHOLE_BY_PORT;
 		if (send_open(socket, sk, task, transfer->pid_tgid >> 32))
 			socket->opened = 1;
 		else

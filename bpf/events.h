@@ -14,6 +14,7 @@
 #define WS_COMM_SIZE 16
 #define WS_PATH_SIZE 108 /* sizeof(sockaddr_un.sun_path) */
 #define WS_MAX_SNAPLEN 16384
+#define WS_MAX_WHOLE 131072 /* captured of a transfer of a socket that is wanted whole */
 
 enum ws_type {
 	WS_OPEN = 1, /* struct ws_open: first sight of a socket */
@@ -161,7 +162,7 @@ struct ws_verdict {
 	__u32 action;
 	__u32 direction;
 	__u32 until;
-	__u32 pad;
+	__u32 whole; /* 1: many messages come in one transfer, so copy more of each */
 };
 
 _Static_assert(sizeof(struct ws_open) == 216, "ws_open");

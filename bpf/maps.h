@@ -22,6 +22,7 @@
 #define WS_MAX_CGROUPS 32
 
 const volatile __u32 snaplen = 4096;
+const volatile __u32 most = 4096; /* the same of a socket that is wanted whole; not less */
 const volatile bool by_syscall = false; /* the sys_exit source */
 const volatile bool atomics = true;
 const volatile bool loops = false; /* bpf_loop is there */
@@ -58,7 +59,7 @@ struct ws_socket {
 	__u32 turn; /* count << 1 | direction of the latest transfer */
 	__u32 position[2]; /* of each direction: one past the latest byte */
 	__u32 tgid; /* who called connect(), until it is established */
-	__u32 epoch; /* of verdicts, when the next three were copied from there */
+	__u32 epoch; /* of verdicts, when the next three and `whole` were copied from there */
 	__u32 action;
 	__u32 skip_direction;
 	__u32 skip_until;
@@ -69,8 +70,12 @@ struct ws_socket {
 	__u8 positioned; /* position[] is a sequence number to compare with */
 	__u8 opened; /* the open record is out */
 	__u8 ended; /* the end of the stream is out */
-	__u8 pad;
+	__u8 whole; /* up to `most` bytes of a transfer are wanted: who says so, see below */
 };
+
+/* Values of ws_socket.whole, added. */
+#define WS_WHOLE_SAID 1 /* a verdict */
+#define WS_WHOLE_BY_PORT 2 /* the port, until there is a verdict */
 
 /* The socket source keeps it in the socket, which frees it. */
 struct {
@@ -98,12 +103,12 @@ struct {
  *
  * The verifier adds the largest offset to the largest size without knowing that
  * one falls as the other grows, so the body is twice as long as what is used.
- * The loader sets the size by the snap length: WS_SCRATCH_SIZE(snaplen). */
-#define WS_SCRATCH_SIZE(snap) (sizeof(struct ws_data) + sizeof(struct ws_peer) + 2 * (snap))
+ * The loader sets the size by the settings: WS_SCRATCH_SIZE(most). */
+#define WS_SCRATCH_SIZE(most) (sizeof(struct ws_data) + sizeof(struct ws_peer) + 2 * (most))
 
 struct ws_scratch {
 	struct ws_data data;
-	__u8 body[sizeof(struct ws_peer) + 2 * WS_MAX_SNAPLEN];
+	__u8 body[sizeof(struct ws_peer) + 2 * WS_MAX_WHOLE];
 };
 
 struct {
@@ -227,6 +232,15 @@ struct {
 	__type(key, __u16);
 	__type(value, __u8);
 } ports SEC(".maps");
+
+/* Ports of protocols that need more of each transfer than its beginning: what a new
+ * connection moves at once would be cut before user space has looked at it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, WS_MAX_PORTS);
+	__type(key, __u16);
+	__type(value, __u8);
+} whole_ports SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);

@@ -83,7 +83,7 @@ static __always_inline long gather_one(__u32 i, struct ws_gathering *gathering)
 	barrier_var(size);
 	if (!size)
 		return 0;
-	if (done >= snaplen || size > snaplen) /* never; says it to the verifier */
+	if (done >= most || size > most) /* never; says it to the verifier */
 		return 1;
 	if (bpf_probe_read_user(gathering->room->body + gathering->skip + done, size, (void *)base))
 		return 1;
@@ -108,7 +108,7 @@ __noinline int ws_gather(__u64 vector, __u64 count, __u32 want, __u32 skip, __u3
 
 	if (!room || skip > sizeof(struct ws_peer))
 		return 0;
-	gathering.want = want > snaplen ? snaplen : want;
+	gathering.want = want > most ? most : want;
 	gathering.skip = skip;
 	room->data.captured = 0;
 	if (loops) {
@@ -211,8 +211,8 @@ static __always_inline __u32 copy_buffer(struct ws_scratch *room, __u64 base, __
 	if (length < size)
 		size = length;
 	barrier_var(size); /* so that the bound below is on all 64 bits */
-	if (size > snaplen)
-		size = snaplen;
+	if (size > most) /* never; says it to the verifier */
+		size = most;
 	if (!size || bpf_probe_read_user(room->body + skip, size, (void *)base))
 		return 0;
 	return size;

@@ -2,7 +2,7 @@
 """A span as one line of columns that fits a width.
 
 The request gets what the other columns leave. Where that is little, the peer gives way
-first; what is too long loses its middle.
+first; what is too long loses its middle, or its end if it is a statement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from exporters.layout import (
     shorten_middle,
     size,
 )
-from parsers.model import Completeness, Side
+from parsers.model import Completeness, Outline, Side
 from tracer.span import Span
 
 TIME: Final = len("22:13:20.123")
@@ -91,6 +91,8 @@ class Plan:
     trace_id: bool = False
     addresses: bool = False
     """Both ends in place of the peer."""
+    counts: bool = False
+    """How many rows or messages there were, behind the request."""
     aligned: bool = True
     """Sizes and peer begin at the same column in each line."""
 
@@ -122,7 +124,7 @@ def wide(width: int) -> Plan:
         chosen[name] = room >= needed
         if chosen[name]:
             room -= needed
-    return Plan(width=width, who=WHO, **chosen)
+    return Plan(width=width, who=WHO, counts=True, **chosen)
 
 
 class Cell(NamedTuple):
@@ -130,6 +132,16 @@ class Cell(NamedTuple):
 
     text: str
     paint: str = ""
+
+
+class Words(NamedTuple):
+    """What was asked, and what there is to say of it."""
+
+    verb: str
+    target: str
+    note: str
+    ends: bool = False
+    """What is too long loses its end, not its middle."""
 
 
 class Lines:
@@ -159,7 +171,9 @@ class Lines:
             head.append(Cell("PROTO".ljust(PROTOCOL)))
         head.append(Cell("STAT".rjust(STATUS if plan.aligned else STATUS_NARROW)))
         peer = f"CLIENT{self._signs.to}SERVER" if plan.addresses else "PEER"
-        line = self._compose(head, ("", "REQUEST", ""), "", self._tail("SIZES", peer, "TRACE ID"))
+        line = self._compose(
+            head, Words("", "REQUEST", ""), "", self._tail("SIZES", peer, "TRACE ID")
+        )
         return _paint(line, DIM) if self._color else line
 
     def line(self, span: Span) -> str:
@@ -172,14 +186,18 @@ class Lines:
         if len(code) >= STATUS and code not in notes:
             notes.append(code)
         note = f" [{self._clean(', '.join(notes))}]" if notes else ""
-        request = (f"{verb} " if verb and target else verb, target, note)
+        if plan.counts and (counted := summary.counted(span)):
+            note = f" ({self._clean(counted)})" + note
+        request = Words(f"{verb} " if verb and target else verb, target, note)
         answer = "-" if span.completeness is Completeness.UNANSWERED else size(span.response_bytes)
         sizes = f"{size(span.request_bytes)}/{answer}"
         trace_id = span.trace_id.hex()
         peer = self._ends(span) if plan.addresses else self._peer(span)
         tail = self._tail(sizes, peer, trace_id)
+        if summary.is_statement(span.outline):
+            request = self._statement(span.outline, request, self._room(head, tail), peer)
         if not plan.aligned:
-            wanted = max(MIN_REQUEST, sum(map(columns, request)))
+            wanted = max(MIN_REQUEST, sum(map(columns, request[:3])))
             lacking = wanted - self._room(head, tail)
             if lacking > 0 and columns(peer) > MIN_PEER:
                 peer = shorten_middle(
@@ -187,6 +205,16 @@ class Lines:
                 )
                 tail = self._tail(sizes, peer, trace_id)
         return self._compose(head, request, paint, tail)
+
+    def _statement(self, outline: Outline, request: Words, room: int, peer: str) -> Words:
+        """A statement that would lose too much is told by what it does and to what."""
+        if not self.plan.aligned:
+            room += max(0, columns(peer) - MIN_PEER)
+        lacking = sum(map(columns, request[:3])) - room
+        gist = self._clean(summary.gist(outline))
+        if gist and lacking > 0 and room < GOOD_REQUEST:
+            request = request._replace(target=gist)
+        return request._replace(ends=True)
 
     def _head(self, span: Span) -> tuple[str, list[Cell]]:
         """The cells before the request, and the paint of the verdict."""
@@ -227,17 +255,16 @@ class Lines:
                 status = "ERR" if failed else "" if long else "ok"
         return Cell(right(mark + status, STATUS if self.plan.aligned else STATUS_NARROW), paint)
 
-    def _compose(
-        self, head: list[Cell], request: tuple[str, str, str], paint: str, tail: str
-    ) -> str:
+    def _compose(self, head: list[Cell], request: Words, paint: str, tail: str) -> str:
         """The whole line; the request is cut or padded to what the others leave."""
         ellipsis = self._signs.ellipsis
         room = max(MIN_REQUEST, self._room(head, tail))
-        verb, target, note = request
+        verb, target, note, ends = request
         verb = shorten_end(verb, room, ellipsis)
         left_over = room - columns(verb)
         note = shorten_end(note, max(0, left_over - min(MIN_REQUEST, columns(target))), ellipsis)
-        target = shorten_middle(target, left_over - columns(note), ellipsis)
+        shorten = shorten_end if ends else shorten_middle
+        target = shorten(target, left_over - columns(note), ellipsis)
         shown = columns(verb) + columns(target) + columns(note)
         padding = " " * ((GOOD_REQUEST if self.plan.boundless else room) - shown)
         tail = tail.rstrip()

@@ -102,11 +102,21 @@ REQUEST_SIZE: Final = "wirespan.request.size"
 RESPONSE_SIZE: Final = "wirespan.response.size"
 FIRST_BYTE: Final = "wirespan.time_to_first_byte"
 RTT: Final = "wirespan.rtt"
+RESENDS: Final = "wirespan.request.resends"
 CLIENT_ADDRESS: Final = "client.address"
 ERROR_TYPE: Final = "error.type"
 
 LATE_KEYS: Final = frozenset(
-    {COMPLETENESS, REQUEST_SIZE, RESPONSE_SIZE, FIRST_BYTE, RTT, CLIENT_ADDRESS, ERROR_TYPE}
+    {
+        COMPLETENESS,
+        REQUEST_SIZE,
+        RESPONSE_SIZE,
+        FIRST_BYTE,
+        RTT,
+        RESENDS,
+        CLIENT_ADDRESS,
+        ERROR_TYPE,
+    }
 )
 """What `Span.attributes` may put over attributes of the outline."""
 
@@ -117,6 +127,7 @@ _request_sizes: Final[Cache[int, bytes]] = Cache(
 _response_sizes: Final[Cache[int, bytes]] = Cache(
     lambda size: key_value(SPAN_ATTRIBUTE, RESPONSE_SIZE, size), MAX_SIZES
 )
+_counts: Final[Cache[tuple[str, int], bytes]] = Cache(lambda pair: _attribute(*pair), MAX_SIZES)
 # A double has eight bytes whatever its value: all that stands before it is constant.
 _first_byte: Final = key_value(SPAN_ATTRIBUTE, FIRST_BYTE, 0.0)[:-8]
 _rtt: Final = key_value(SPAN_ATTRIBUTE, RTT, 0.0)[:-8]
@@ -151,6 +162,8 @@ class _Outline(NamedTuple):
     end_remote: bytes
     clashes: frozenset[str]
     """Its keys that something later may put its own value over."""
+    counts: tuple[str, str] | None
+    """Keys of what is counted in each exchange; None if nothing is."""
 
 
 class _Peering(NamedTuple):
@@ -163,6 +176,12 @@ class _Peering(NamedTuple):
 
 def _outline(outline: Outline, late_keys: frozenset[str]) -> _Outline:
     client, error = outline.client_address, outline.error_type
+    clashes = late_keys.intersection(outline.attributes)
+    counts = outline.counts if any(outline.counts) else None
+    if counts and (
+        counts[0] == counts[1] or not (late_keys | outline.attributes.keys()).isdisjoint(counts)
+    ):
+        clashes |= {COMPLETENESS}  # which every span has
     status = b"" if error is None else _status_error
     return _Outline(
         text(0x2A, outline.name),
@@ -171,7 +190,8 @@ def _outline(outline: Outline, late_keys: frozenset[str]) -> _Outline:
         attributes([(ERROR_TYPE, error)]) if error is not None else b"",
         status + _flags_local,
         status + _flags_remote,
-        late_keys.intersection(outline.attributes),
+        clashes,
+        counts,
     )
 
 
@@ -198,7 +218,7 @@ class SpanEncoder:
                 outline = outlines[span.outline]
             except KeyError:
                 outline = self._outline(span.outline)
-            name, constant, client, error, end, end_remote, clashes = outline
+            name, constant, client, error, end, end_remote, clashes, counts = outline
             if clashes and _clash(span, clashes):
                 encoded.append((span.process, _encode_plainly(span, outline)))
                 continue
@@ -216,6 +236,8 @@ class SpanEncoder:
                     waits = _pack_first_byte(_first_byte, first_byte_ns / 1e9)
             else:
                 waits = _rtt + DOUBLE.pack(rtt_us / 1e6) if rtt_us else b""
+            if counts or span.resends:
+                waits += _counted(span, counts)
             completeness = span.completeness
             body = b"".join(
                 (
@@ -259,6 +281,18 @@ class SpanEncoder:
         return _Peering(
             constant, constant + attributes([(CLIENT_ADDRESS, client)]) if client else constant
         )
+
+
+def _counted(span: Span, counts: tuple[str, str] | None) -> bytes:
+    """The last of the measures, which few protocols have."""
+    found = b""
+    if counts is not None:
+        asked, answered = counts
+        if asked and span.request_count >= 0:
+            found = _counts[asked, span.request_count]
+        if answered and span.response_count >= 0:
+            found += _counts[answered, span.response_count]
+    return found + _counts[RESENDS, span.resends] if span.resends else found
 
 
 def _clash(span: Span, keys: frozenset[str]) -> bool:

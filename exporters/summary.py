@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A span in the few words that fit on a line of a terminal, whatever its protocol.
 
-Only keys of the conventions are read, so a protocol needs nothing here to be shown
-well; what has none of them is shown by its span name.
+Only keys of the conventions are read (and the code of DNS, which has none there), so a
+protocol needs nothing here to be shown well; what has none of them is shown by its span name.
 
 OTel: https://opentelemetry.io/docs/specs/semconv/ 1.44.0
 """
@@ -22,6 +22,8 @@ STATUS_KEYS: Final = (
     "rpc.status_code",
     "db.response.status_code",
 )
+DNS_CODE: Final = "wirespan.dns.response.code"
+DNS_FOUND: Final = "NOERROR"
 OTHER: Final = "_OTHER"
 
 NOTES: Final = {
@@ -80,7 +82,33 @@ def status(outline: Outline) -> str:
     for key in STATUS_KEYS:
         if code := _text(outline.attributes, key):
             return code
-    return ""
+    code = _text(outline.attributes, DNS_CODE)
+    return "" if code == DNS_FOUND else code
+
+
+def is_statement(outline: Outline) -> bool:
+    """Whether what was asked is a text whose beginning says most."""
+    return "db.query.text" in outline.attributes
+
+
+def gist(outline: Outline) -> str:
+    """What to show of a statement where there is no room for its text; empty if none."""
+    return _text(outline.attributes, "db.query.summary") if is_statement(outline) else ""
+
+
+def counted(span: Span) -> str:
+    """How many rows or messages there were: `7 rows`, `1/30 messages`; empty if nobody counts."""
+    asked, answered = span.outline.counts
+    numbers = []
+    for key, count in ((asked, span.request_count), (answered, span.response_count)):
+        if key:
+            numbers.append(count)
+    if not numbers or max(numbers) < 0:
+        return ""
+    unit = (answered or asked).replace("_", ".").rpartition(".")[2]
+    if numbers == [1]:
+        unit = unit.removesuffix("s")
+    return "/".join([f"{each:,}" if each >= 0 else "-" for each in numbers]) + f" {unit}"
 
 
 def notes(span: Span) -> list[str]:
@@ -90,9 +118,11 @@ def notes(span: Span) -> list[str]:
     error = span.outline.error_type
     if error and error != code:
         found.append(error.removeprefix("connection_"))
+    if span.resends:
+        found.append("resent" if span.resends == 1 else f"resent {span.resends}x")
     # An error without an answer says already that there was none.
     note = NOTES[span.completeness]
-    if note and not (found and span.completeness is Completeness.UNANSWERED):
+    if note and not (error and span.completeness is Completeness.UNANSWERED):
         found.append(note)
     return found
 
@@ -128,7 +158,10 @@ def endpoint(end: Endpoint) -> str:
 
 def protocol(span: Span) -> str:
     """`http/1.1`, or what else is known of the protocol."""
-    version = _text(span.outline.attributes, "network.protocol.version")
+    attributes = span.outline.attributes
+    version = _text(attributes, "network.protocol.version")
+    if "rpc.system.name" in attributes:  # it is that of HTTP below
+        version = ""
     return f"{span.protocol.rstrip('0123456789')}/{version}" if version else span.protocol
 
 

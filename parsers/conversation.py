@@ -123,6 +123,7 @@ class Conversation:
         message.last_ns = timestamp_ns
         if message.correlation_id is not None:
             stream.message = message
+            stream.unsure = False
 
     def _passed(self, stream: Stream, offset: int, timestamp_ns: int) -> None:
         """All bytes before `offset` that belong to the message under way are behind us."""

@@ -210,6 +210,18 @@ class Framing(Conversation):
         else:
             self._pairing.lose_responses(turn)
 
+    def _rejoin(self, stream: Stream, data: bytes, turn: int) -> None:
+        """Within a turn, framing is found again only where messages of many exchanges mix."""
+        parser = self.parser
+        assert parser is not None
+        if is_multiplexed(parser) and parser.probe(data, stream.kind) >= Likeness.LIKELY:
+            self._finish(stream)
+            if stream.kind is not REQUEST:
+                self._pairing.lose_responses(turn)
+            self._forget(stream)
+            stream.lost = False
+            stream.resumed = stream.unsure = True
+
     def _next_turn(self, stream: Stream, data: bytes, turn: int, flags: int) -> None:
         """A new turn of a direction whose framing was lost or unsure: a message may begin."""
         parser = self.parser
@@ -223,7 +235,7 @@ class Framing(Conversation):
             if stream.kind is not REQUEST:
                 self._pairing.lose_responses(turn - begins)
             if not begins:
-                self._errors += 1
+                self._errors += not (is_multiplexed(parser) and self._agreed)
                 if self._errors >= MAX_ERRORS:
                     self._demote()
                 return
@@ -249,3 +261,8 @@ class Framing(Conversation):
 def _forget_marks(reader: Reader) -> None:
     reader.omitted.clear()
     reader.replaced.clear()
+
+
+def is_multiplexed(parser: Parser) -> bool:
+    """Whether a turn may begin within a message, as messages come in interleaved parts."""
+    return getattr(parser, "multiplexed", False)

@@ -50,6 +50,7 @@ class Registry:
                 parser = point.load()
                 # What is asked of every parser: of something else, it is told here.
                 _ = parser.name, frozenset(parser.transports), frozenset(parser.ports), parser.probe
+                _ = frozenset(getattr(parser, "refinements", ()))
                 parsers[name] = parser
             except Exception as error:  # noqa: BLE001 - a stranger's plug-in must not end the agent
                 failures[name] = f"{type(error).__name__}: {error}"

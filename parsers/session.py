@@ -93,8 +93,11 @@ class Session(Framing):
             if flags & EOF:
                 self._end_stream(stream, None)
             return
-        if flags & TURN_START and (stream.lost or stream.unsure or stream.buffer):
-            self._next_turn(stream, data, turn, flags)
+        if flags & TURN_START:
+            if stream.lost or stream.unsure or stream.buffer:
+                self._next_turn(stream, data, turn, flags)
+        elif stream.lost:
+            self._rejoin(stream, data, turn)
         stream.position = stream.position + size & POSITION_MASK
         stream.offset += size
         stream.turn = turn

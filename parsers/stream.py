@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from parsers.model import Kind, Message
@@ -32,6 +33,8 @@ class Kept(NamedTuple):
     size: int
     fate: int = 0
     """Not 0 if they must not be kept, but what became of them."""
+    substitute: bytes = b""
+    """What to keep in their place, as many bytes; empty if they may be kept themselves."""
 
 
 class Stream:
@@ -90,9 +93,12 @@ class Stream:
 
     def measure(self) -> None:
         """Tell `message` how far it has come."""
-        if self.message is not None:
-            self.message.last_ns = self.last_ns
-            self.message.size = self.offset - self.start
+        message = self.message
+        if message is not None:
+            message.last_ns = self.last_ns
+            if message.correlation_id is None:
+                # Of others, parts of many may lie between.
+                message.size = self.offset - self.start
 
     def forget(self) -> None:
         """Drop what was to be parsed."""
@@ -103,12 +109,32 @@ class Stream:
 
 def kept_ranges(reader: Reader, start: int, direction: int, position: int) -> list[Kept]:
     """What may be kept of the bytes read from `start` on; `position` is that of data[0]."""
-    kept = []
-    for a, b in sorted(reader.omitted):
-        if a > start:
-            kept.append(Kept(direction, position + start & POSITION_MASK, a - start))
-        start = max(start, b)
     stop = min(reader.position, reader.end)
+    left_out = reader.omitted
+    substitutes = []
+    if reader.replaced:
+        substitutes = _substitutes(reader, start, stop)
+        left_out = left_out + [(a, a + len(text)) for a, text in substitutes]
+    parts = []
+    for a, b in sorted(left_out):
+        if a > start:
+            parts.append((start, a - start, b""))
+        start = max(start, b)
     if stop > start:
-        kept.append(Kept(direction, position + start & POSITION_MASK, stop - start))
-    return kept
+        parts.append((start, stop - start, b""))
+    if substitutes:
+        parts += [(a, len(text), text) for a, text in substitutes]
+        parts.sort()
+    return [Kept(direction, position + a & POSITION_MASK, size, 0, text) for a, size, text in parts]
+
+
+def _substitutes(reader: Reader, start: int, stop: int) -> list[tuple[int, bytes]]:
+    """What was replaced between two indices, in order, each byte by the first that says so."""
+    found = []
+    for a, text in sorted(reader.replaced, key=itemgetter(0)):
+        begin = max(a, start)
+        inside = text[begin - a : max(stop - a, 0)]
+        if inside:
+            found.append((begin, inside))
+            start = begin + len(inside)
+    return found

@@ -74,7 +74,7 @@ class Prepared:
     def process(self, tgid: int, opened: OpenEvent | None) -> Process:
         return self.known
 
-    def advise(self, *_: Any) -> None:
+    def advise(self, *_: Any, **__: Any) -> None:
         pass
 
     def forget(self, cookie: int) -> None:

@@ -39,8 +39,14 @@ V = TypeVar("V")
 class Assembler:
     """The table of connections."""
 
-    def __init__(self, is_request: Callable[[bytes], bool | None]) -> None:
+    def __init__(
+        self,
+        is_request: Callable[[bytes], bool | None],
+        is_question: Callable[[bytes], bool | None] = lambda _: None,
+    ) -> None:
+        """Take what tells the requests of streams, and what tells those of datagrams."""
         self._is_request = is_request
+        self._is_question = is_question
         self._output = Output()
         self.unused = self._output.unused
         self._talks: dict[Key, Talk] = {}
@@ -68,7 +74,10 @@ class Assembler:
         talk = self._touch(key)
         if talk is None:
             client, server = source, destination
-            if client[1] < WELL_KNOWN <= server[1]:
+            asks = self._is_question(datagram.data)
+            if asks is None:
+                asks = not client[1] < WELL_KNOWN <= server[1]
+            if not asks:
                 client, server = server, client
             talk = self._add(key, client, server, Side.CLIENT, late=False)
             talk.halves[INGRESS].at = talk.halves[EGRESS].at = 0

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Final
 
-from parsers.model import Endpoint, Side, Transport
+from parsers.datagrams import PATIENCE_NS, DatagramSession
+from parsers.model import Endpoint, Exchange, Side, Transport
 from parsers.session import Session
 from parsers.stream import Stream
-from tracer.events import LATE, CloseEvent, CloseReason, OpenEvent, address_text
+from tracer.events import LATE, PEER_STRUCT, CloseEvent, CloseReason, OpenEvent, address_text
 from tracer.span import Peering, Process
 
 QUIET_NS: Final = 1_800_000_000_000
@@ -18,6 +20,14 @@ UNENDED_QUIET_NS: Final = 120_000_000_000
 """The same where no close record will ever come: the kernel tells the end of TCP only."""
 REQUEST_TIMEOUT_NS: Final = 300_000_000_000
 """After which a request without a response is reported as unanswered."""
+SPENT_QUIET_NS: Final = 10_000_000_000
+"""After which a UDP socket that has asked and was answered is forgotten. Most resolvers use one
+for each question, and nothing tells that it is closed; of one that speaks again, the kernel is
+told to send the record again, so nothing is missed."""
+MAX_PEERINGS: Final = 1024
+"""Other ends of one socket that are remembered."""
+ASK_AGAIN_NS: Final = 1_000_000_000
+"""What is under way when the kernel is told something does not heed it yet."""
 MAX_SKIP_BYTES: Final = 1 << 30
 """Positions are compared modulo 2**32, so a distance must stay well below half of it."""
 ERROR_OF_REASON: Final[dict[int, str]] = {
@@ -27,7 +37,12 @@ ERROR_OF_REASON: Final[dict[int, str]] = {
 }
 """What an orderly end is not."""
 NOWHERE: Final = Endpoint("", 0)
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - to be told from an address, not to be bound
+"""What says that a socket has none of its own; that of IPv6 is no text at all."""
 POSITION_MASK: Final = 0xFFFFFFFF
+
+AnySession = Session | DatagramSession
+"""What parses a socket: one stream, or datagrams of many."""
 
 
 @dataclass(slots=True)
@@ -66,18 +81,22 @@ class Connection:
     """One socket."""
 
     __slots__ = (
+        "asked_ns",
         "cookie",
         "last_ns",
         "peering",
+        "peerings",
         "process",
         "rtt_us",
         "session",
+        "speaks",
         "stopped_ns",
         "tgid",
+        "whole",
     )
 
     def __init__(
-        self, cookie: int, peering: Peering, process: Process, tgid: int, session: Session | None
+        self, cookie: int, peering: Peering, process: Process, tgid: int, session: AnySession | None
     ) -> None:
         self.cookie = cookie
         self.peering = peering
@@ -89,6 +108,19 @@ class Connection:
         """Of its latest event."""
         self.stopped_ns = 0
         """When the kernel was last told to stop, in the time of its events."""
+        self.speaks: type = NoneType
+        """The parser for which it was decided how much of each transfer is wanted."""
+        self.whole = False
+        """More than the snap length is wanted of each transfer."""
+        self.asked_ns = 0
+        """When the kernel was last told so, in the time of its events."""
+        self.peerings: dict[tuple[Side, Endpoint], Peering] | None = None
+        """Those of exchanges on another side or with another end than the socket's."""
+
+    @property
+    def asked_long_ago(self) -> bool:
+        """What is still cut short although all of it was asked for shows that this is forgotten."""
+        return self.last_ns - self.asked_ns > ASK_AGAIN_NS
 
     @property
     def in_flight(self) -> int:
@@ -98,6 +130,21 @@ class Connection:
             return 0
         return session.in_flight + sum(each.request is not None for each in session.streams)
 
+    def peering_of(self, exchange: Exchange) -> Peering:
+        """Who was at which end: one object as long as it is the same, for exporters cache by it."""
+        own = self.peering
+        if exchange.side is None and exchange.remote is None:
+            return own
+        key = exchange.side or own.side, exchange.remote or own.remote
+        known = self.peerings
+        if known is None or len(known) >= MAX_PEERINGS:
+            self.peerings = known = {}
+        peering = known.get(key)
+        if peering is None or peering.local is not own.local:
+            # The socket's record may have come in between.
+            peering = known[key] = Peering(key[0], own.transport, own.local, key[1], own.late)
+        return peering
+
 
 def is_quiet(connection: Connection, now_ns: int) -> bool:
     """Silent for so long that it can be forgotten."""
@@ -105,9 +152,23 @@ def is_quiet(connection: Connection, now_ns: int) -> bool:
     return connection.last_ns < now_ns - (QUIET_NS if is_tcp else UNENDED_QUIET_NS)
 
 
-def worth(connection: Connection) -> tuple[bool, int]:
-    """How much a connection would be missed: those that are parsed more, and the latest."""
-    return connection.session is not None, connection.last_ns
+def worth(connection: Connection) -> tuple[bool, bool, int]:
+    """How much a connection would be missed: those that are parsed more, and the latest.
+
+    Least of those a UDP socket whose questions are answered.
+    """
+    session = connection.session
+    return session is not None, not is_spent(session), connection.last_ns
+
+
+def is_spent(session: AnySession | None) -> bool:
+    """Whether it is a UDP socket that has asked and was answered: who knows if it is still open."""
+    return (
+        isinstance(session, DatagramSession)
+        and session.side is Side.CLIENT
+        and session.parser is not None
+        and not session.unsettled
+    )
 
 
 def held_bytes(connection: Connection) -> int:
@@ -116,10 +177,11 @@ def held_bytes(connection: Connection) -> int:
     return -1 if session is None else session.buffered_bytes
 
 
-def pass_time(session: Session, now_ns: int) -> None:
+def pass_time(session: AnySession, now_ns: int) -> None:
     """End what waits for silence, or has waited for a response for too long."""
     session.idle(now_ns)
-    session.expire(now_ns - REQUEST_TIMEOUT_NS)
+    patience_ns = PATIENCE_NS if isinstance(session, DatagramSession) else REQUEST_TIMEOUT_NS
+    session.expire(now_ns - patience_ns)
 
 
 def skip_until(stream: Stream) -> int:
@@ -130,7 +192,7 @@ def skip_until(stream: Stream) -> int:
     return stream.position + min(stream.skip - 1, MAX_SKIP_BYTES) & POSITION_MASK
 
 
-def end(session: Session, event: CloseEvent) -> None:
+def end(session: AnySession, event: CloseEvent) -> None:
     """The connection has ended.
 
     What was moved before the close and never came is a gap: without it a lost response
@@ -156,9 +218,17 @@ def peering_of(event: OpenEvent) -> Peering:
         return Peering(side, transport, end, end, late)
     local = Endpoint(address_text(event.local), event.local_port)
     remote = Endpoint(address_text(event.remote), event.remote_port)
+    if transport is Transport.UDP and local.address == ANY_ADDRESS:
+        local = Endpoint("", local.port)
     return Peering(side, transport, local, remote, late)
 
 
 def turned(peering: Peering, side: Side) -> Peering:
     """The same connection, its side known from what it carries."""
     return Peering(side, peering.transport, peering.local, peering.remote, peering.late)
+
+
+def peer_at(chunk: bytes, offset: int) -> Endpoint:
+    """The other end of a datagram, as its record has it."""
+    address, port, _, _ = PEER_STRUCT.unpack_from(chunk, offset)
+    return Endpoint(address_text(address), port)

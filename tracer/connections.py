@@ -20,19 +20,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from parsers.datagrams import DatagramSession
 from parsers.model import Exchange, Side, Transport
-from parsers.pairing import Tally
 from parsers.registry import Registry
 from parsers.session import Session
+from parsers.tally import Tally
 from tracer.connection import (
     NOWHERE,
+    SPENT_QUIET_NS,
     UNENDED_QUIET_NS,
+    AnySession,
     Connection,
     TableCounters,
     end,
     held_bytes,
     is_quiet,
+    is_spent,
     pass_time,
+    peer_at,
     peering_of,
     skip_until,
     turned,
@@ -44,6 +49,7 @@ from tracer.events import (
     DISCARDED,
     HAS_PEER,
     LENGTH_MASK,
+    MAX_WHOLE,
     OPEN,
     PEER_STRUCT,
     RECORD_DATA_STRUCT,
@@ -93,13 +99,13 @@ class ConnectionTable:
     counters: TableCounters = field(default_factory=TableCounters)
     connections: dict[int, Connection] = field(default_factory=dict)
     _closing: deque[CloseEvent] = field(default_factory=deque)
-    _retired: dict[int, Session] = field(default_factory=dict)
+    _retired: dict[int, AnySession] = field(default_factory=dict)
     """Sessions that ended in this batch, for as long as their kept bytes are asked for."""
     _swept_ns: int = 0
     _faulty: set[str] = field(default_factory=set)
     """Parsers whose fault has been logged."""
 
-    def session_of(self, cookie: int) -> Session | None:
+    def session_of(self, cookie: int) -> AnySession | None:
         """The session that the last batch's events of a cookie went to, if any."""
         retired = self._retired.get(cookie)
         if retired is not None:
@@ -128,7 +134,7 @@ class ConnectionTable:
                     continue
                 connection = connections.get(cookie)
                 if connection is None:
-                    connection = self._unannounced(cookie, tgid, timestamp_ns)
+                    connection = self._unannounced(cookie, tgid, timestamp_ns, flags)
                 connection.last_ns = timestamp_ns
                 if rtt_us:
                     connection.rtt_us = rtt_us
@@ -141,6 +147,8 @@ class ConnectionTable:
                     self._unparsed(connection, size, timestamp_ns)
                     continue
                 if flags & HAS_PEER:
+                    if isinstance(session, DatagramSession):
+                        session.peer = peer_at(chunk, start)
                     start += PEER_STRUCT.size
                 try:
                     session.feed(
@@ -159,8 +167,10 @@ class ConnectionTable:
                     continue
                 if session.opaque is not None:
                     self._drop_session(connection, session)
+                elif session.parser.__class__ is not connection.speaks:
+                    self._choose(connection, session)
                 elif size != captured:
-                    self._spare(connection, session, direction)
+                    self._spare(connection, session, direction, captured)
                 continue
             word = int.from_bytes(chunk[offset : offset + 4], "little")
             start = offset + RECORD_HEADER_BYTES
@@ -228,20 +238,26 @@ class ConnectionTable:
         known.process = process
         known.tgid = event.tgid
         known.last_ns = max(known.last_ns, event.timestamp_ns)
-        if session is not None and not self._parses(peering.transport):
-            self.counters.no_parser += 1
+        if session is not None and not self._fits(session, peering.transport):
             self._leave(known, session)
+            known.session = session = self._session(peering)
+            self.counters.no_parser += session is None
         elif session is not None and session.parser is not None:
             peering = turned(peering, session.side)
+        if isinstance(session, DatagramSession):
+            session.bind(peering.local.port, peering.remote)
         known.peering = peering
         if known.session is None:
             # Asking for the record has replaced the verdict.
             self._stop(known)
 
-    def _unannounced(self, cookie: int, tgid: int, timestamp_ns: int) -> Connection:
+    def _unannounced(self, cookie: int, tgid: int, timestamp_ns: int, flags: int) -> Connection:
         self.counters.unannounced += 1
         self.source.advise(cookie, Action.ANNOUNCE)
-        peering = Peering(Side.UNKNOWN, Transport.TCP, NOWHERE, NOWHERE, late=True)
+        # Only datagrams say who is at the other end; what says nothing is most likely a stream.
+        is_datagram = flags & HAS_PEER and self._parses(Transport.UDP)
+        transport = Transport.UDP if is_datagram else Transport.TCP
+        peering = Peering(Side.UNKNOWN, transport, NOWHERE, NOWHERE, late=True)
         process = self.source.process(tgid, None)
         connection = Connection(cookie, peering, process, tgid, self._session(peering))
         connection.last_ns = timestamp_ns
@@ -253,7 +269,7 @@ class ConnectionTable:
         self.connections[connection.cookie] = connection
         return connection
 
-    def _session(self, peering: Peering) -> Session | None:
+    def _session(self, peering: Peering) -> AnySession | None:
         transport = peering.transport
         if not self._parses(transport):
             return None
@@ -263,10 +279,21 @@ class ConnectionTable:
         if peering.late and side is Side.CLIENT:
             # The kernel says so when nobody listens; the listener may have gone since.
             side = Side.UNKNOWN
+        if transport is Transport.UDP:
+            datagrams = DatagramSession(
+                candidates, options, side, self.tally, late=peering.late, keep=self.keep
+            )
+            datagrams.bind(peering.local.port, peering.remote)
+            return datagrams
         return Session(candidates, options, side, self.tally, late=peering.late, keep=self.keep)
 
     def _parses(self, transport: Transport) -> bool:
-        return transport is not Transport.UDP and bool(self.registry.candidates(transport, 0))
+        return bool(self.registry.candidates(transport, 0))
+
+    def _fits(self, session: AnySession, transport: Transport) -> bool:
+        """Whether a session made before the transport was known is of the right kind."""
+        is_datagram = transport is Transport.UDP
+        return self._parses(transport) and is_datagram is isinstance(session, DatagramSession)
 
     def _close(self, event: CloseEvent) -> None:
         self.counters.closed += 1
@@ -280,13 +307,14 @@ class ConnectionTable:
         if connection is None:
             return
         session = connection.session
-        if session is None:
+        if session is None or connection.whole:
             self.source.forget(event.cookie)
+        if session is None:
             return
         if self._settle(connection, session, partial(end, session, event)):
             self._retire(event.cookie, session)
 
-    def _drop_session(self, connection: Connection, session: Session) -> None:
+    def _drop_session(self, connection: Connection, session: AnySession) -> None:
         """Nothing more will be parsed of it, so nothing more need be copied."""
         if session.opaque == "unknown":
             self.counters.unknown_protocol += 1
@@ -296,13 +324,15 @@ class ConnectionTable:
         self._retire(connection.cookie, session)
         self._stop(connection)
 
-    def _leave(self, connection: Connection, session: Session) -> None:
+    def _leave(self, connection: Connection, session: AnySession) -> None:
         """Watch no more of a connection that goes on: what is under way ends with a gap."""
         if self._settle(connection, session, partial(session.give_up, "left")):
             connection.session = None
             self._retire(connection.cookie, session)
 
-    def _settle(self, connection: Connection, session: Session, step: Callable[[], None]) -> bool:
+    def _settle(
+        self, connection: Connection, session: AnySession, step: Callable[[], None]
+    ) -> bool:
         """Take a session a step on and hand its exchanges out; False if that has failed."""
         try:
             step()
@@ -313,7 +343,7 @@ class ConnectionTable:
             return False
         return True
 
-    def _fail(self, connection: Connection, session: Session, error: Exception) -> None:
+    def _fail(self, connection: Connection, session: AnySession, error: Exception) -> None:
         """A parser has raised what it must not: its connection is given up, the rest goes on."""
         if self.strict:
             raise error
@@ -340,17 +370,38 @@ class ConnectionTable:
         if timestamp_ns - connection.stopped_ns > STOP_AGAIN_NS:
             self._stop(connection)
 
-    def _retire(self, cookie: int, session: Session) -> None:
+    def _retire(self, cookie: int, session: AnySession) -> None:
         if self.keep:
             self._retired[cookie] = session
 
-    def _spare(self, connection: Connection, session: Session, direction: int) -> None:
-        """Save the kernel the copies of a long body."""
+    def _spare(
+        self, connection: Connection, session: AnySession, direction: int, captured: int
+    ) -> None:
+        """Save the kernel the copies of a long body; ask for more of what is not long enough."""
         stream = session.streams[direction]
+        whole = connection.whole
         if stream.skip > SKIP_BYTES and connection.peering.local is not NOWHERE:
-            self.source.advise(connection.cookie, Action.SKIP, direction, skip_until(stream))
+            until = skip_until(stream)
+            self.source.advise(connection.cookie, Action.SKIP, direction, until, whole=whole)
+        elif whole and 0 < captured < MAX_WHOLE and connection.asked_long_ago:
+            # The kernel may have forgotten what it was told, as its map is bounded.
+            self._ask_whole(connection)
 
-    def _emit(self, connection: Connection, session: Session) -> None:
+    def _choose(self, connection: Connection, session: AnySession) -> None:
+        """A parser was found, or the protocol has changed: does it need more than heads?"""
+        connection.speaks = session.parser.__class__
+        if getattr(session.parser, "whole", False):
+            self._ask_whole(connection)
+
+    def _ask_whole(self, connection: Connection) -> None:
+        connection.whole = True
+        connection.asked_ns = connection.last_ns
+        # There is one verdict, and the open record may have been asked for just before.
+        unknown = connection.peering.local is NOWHERE
+        action = Action.ANNOUNCE if unknown else Action.FULL
+        self.source.advise(connection.cookie, action, whole=True)
+
+    def _emit(self, connection: Connection, session: AnySession) -> None:
         if connection.peering.side is not session.side:
             connection.peering = turned(connection.peering, session.side)
         for exchange in session.done:
@@ -370,7 +421,8 @@ class ConnectionTable:
     def _sweep(self, now_ns: int) -> None:
         buffered = 0
         long_ago_ns = now_ns - UNENDED_QUIET_NS
-        quiet = []
+        spent_ns = now_ns - SPENT_QUIET_NS
+        quiet, spent = [], []
         for connection in list(self.connections.values()):
             if connection.last_ns < long_ago_ns and is_quiet(connection, now_ns):
                 quiet.append(connection)
@@ -380,9 +432,13 @@ class ConnectionTable:
                 continue
             if session.unsettled:
                 self._settle(connection, session, partial(pass_time, session, now_ns))
+            elif connection.last_ns < spent_ns and is_spent(session):
+                spent.append(connection)
             buffered += session.buffered_bytes
         for connection in quiet:
             self.counters.quiet += 1
+            self._forget(connection)
+        for connection in spent:
             self._forget(connection)
         if buffered > self.max_buffered_bytes:
             self._shed(buffered)
@@ -409,10 +465,14 @@ class ConnectionTable:
             return
         oldest = sorted(self.connections.values(), key=worth)
         for connection in oldest[: max(1, len(oldest) // 16)]:
-            self.counters.evicted += 1
+            self.counters.evicted += not is_spent(connection.session)
             self._forget(connection)
 
     def _forget(self, connection: Connection) -> None:
         del self.connections[connection.cookie]
-        if connection.session is not None:
-            self._leave(connection, connection.session)
+        session = connection.session
+        if session is not None:
+            self._leave(connection, session)
+        if isinstance(session, DatagramSession):
+            # Nothing told that it is closed; if it speaks again, then with its record.
+            self.source.advise(connection.cookie, Action.ANNOUNCE)

@@ -37,6 +37,8 @@ CUT_REFUSED: Final = 32
 CUT_LOST: Final = 64
 
 MAX_SNAPLEN: Final = 16384
+MAX_WHOLE: Final = 131072
+"""Captured of a transfer of a socket that is wanted whole, at most."""
 
 RECORD_HEADER_BYTES: Final = 8
 BUSY: Final = 1 << 31

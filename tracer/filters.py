@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -51,6 +51,11 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is no size: write 4096, 64k or 16M")
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[(match[2] or "").lower()]
+
+
+def protocols_called(word: str, known: Iterable[str]) -> set[str]:
+    """Those of the known protocols that a user means: `http` is both `http` and `http2`."""
+    return {name for name in known if word in {name, name.rstrip("0123456789")}}
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,6 +109,7 @@ class SpanFilter:
     """What the filter flags ask for; an empty one asks for nothing."""
 
     protocols: Sequence[str] = ()
+    """As spans name them; see `protocols_called`."""
     sides: Sequence[str] = ()
     methods: Sequence[str] = ()
     paths: Sequence[str] = ()

@@ -96,7 +96,7 @@ class PcapSource:
         self._file = _File(plain)
         self._reader = self._open_reader()
         self._dissector = Dissector()
-        self._assembler = Assembler(_guesser())
+        self._assembler = Assembler(_guesser(Transport.TCP), _guesser(Transport.UDP))
         self._processes: dict[int, Process] = {}
         self._frames = 0
         self._damage = ""
@@ -129,7 +129,15 @@ class PcapSource:
             self._processes[tgid] = process
         return process
 
-    def advise(self, cookie: int, action: Action, direction: int = 0, until: int = 0) -> None:
+    def advise(
+        self,
+        cookie: int,
+        action: Action,
+        direction: int = 0,
+        until: int = 0,
+        *,
+        whole: bool = False,
+    ) -> None:
         """The past takes no advice."""
 
     def forget(self, cookie: int) -> None:
@@ -256,9 +264,9 @@ class PcapSource:
             )
 
 
-def _guesser() -> Callable[[bytes], bool | None]:
+def _guesser(transport: Transport) -> Callable[[bytes], bool | None]:
     """Tells requests from responses by what the installed parsers say of the first bytes."""
-    parsers = Registry.load().candidates(Transport.TCP, 0)
+    parsers = Registry.load().candidates(transport, 0)
 
     def is_request(head: bytes) -> bool | None:
         for parser in parsers:

@@ -8,10 +8,10 @@ from typing import Final, Protocol
 
 from parsers.model import Exchange
 from parsers.registry import Registry
-from parsers.session import Session
-from tracer.connection import Connection
+from tracer.connection import AnySession, Connection
 from tracer.connections import ConnectionTable
 from tracer.export import Exporter
+from tracer.names import Names
 from tracer.source import Batch, Source
 from tracer.span import Span
 from tracer.spans import SpanMaker
@@ -19,12 +19,13 @@ from tracer.spans import SpanMaker
 IDLE_BATCH_NS: Final = 100_000_000
 """An empty batch is worth processing, and recording, this long after the last."""
 POLL_S: Final = 0.05
+DNS: Final = "dns"
 
 
 class BatchWriter(Protocol):
     """Where processed batches are recorded."""
 
-    def write(self, batch: Batch, session_of: Callable[[int], Session | None]) -> None:
+    def write(self, batch: Batch, session_of: Callable[[int], AnySession | None]) -> None:
         """Take one batch, right after it was processed."""
         ...
 
@@ -45,6 +46,8 @@ class Pipeline:
         self.source = source
         self.exporters = exporters
         self.table = ConnectionTable(source, registry, self._collect, keep=writer is not None)
+        self.names = Names()
+        """Of addresses, as far as name servers told them."""
         self.spans_made = 0
         self.batches = 0
         self.chunk_bytes = 0
@@ -83,7 +86,17 @@ class Pipeline:
         return True
 
     def _collect(self, connection: Connection, exchange: Exchange) -> None:
-        self._spans.append(self._maker.make(connection, exchange))
+        span = self._maker.make(connection, exchange)
+        self._spans.append(span)
+        if span.protocol == DNS:
+            self._learn(span)
+
+    def _learn(self, span: Span) -> None:
+        """Keep what a name server has told, to name addresses by."""
+        attributes = span.outline.attributes
+        name, answers = attributes.get("dns.question.name"), attributes.get("dns.answers")
+        if isinstance(name, str) and isinstance(answers, tuple):
+            self.names.learn(name, answers)
 
     def _export(self) -> None:
         spans = self._spans

@@ -56,6 +56,8 @@ BUSY_SHARE: Final = 16
 """Fast: more than one part in this many of the ring came with one batch."""
 WAKE_SHARE: Final = 8
 """Filled to one part in this many, the kernel ends our sleep."""
+WHOLE_SHARE: Final = 4
+"""One record takes no more than one part in this many of the ring."""
 
 LOST_KINDS: Final = ("opens", "ends", "closes")
 """bpf/maps.h enum ws_lost."""
@@ -135,8 +137,16 @@ class KernelSource:
     def process(self, tgid: int, opened: OpenEvent | None) -> Process:
         return self._processes.lookup(tgid, opened)
 
-    def advise(self, cookie: int, action: Action, direction: int = 0, until: int = 0) -> None:
-        value = events.VERDICT_STRUCT.pack(action, direction, until & 0xFFFFFFFF, 0)
+    def advise(
+        self,
+        cookie: int,
+        action: Action,
+        direction: int = 0,
+        until: int = 0,
+        *,
+        whole: bool = False,
+    ) -> None:
+        value = events.VERDICT_STRUCT.pack(action, direction, until & 0xFFFFFFFF, whole)
         # The map drops what was used least when it is full; more is captured then.
         with suppress(LibbpfError):
             libbpf.map_update(self._verdicts, cookie.to_bytes(8, "little"), value)
@@ -246,8 +256,11 @@ class KernelSource:
 
     def _configure(self, opened: BpfObject, types: Btf) -> None:
         settings = self._settings
+        # A record must find room in the ring, and others beside it.
+        most = max(settings.snaplen, min(events.MAX_WHOLE, settings.ring_bytes // WHOLE_SHARE))
         constants: dict[str, int] = {
             "snaplen": settings.snaplen,
+            "most": most,
             "wake_bytes": settings.ring_bytes // WAKE_SHARE,
             "by_syscall": self.source_in_use == "syscall",
             "atomics": has_atomics(),
@@ -266,7 +279,7 @@ class KernelSource:
                 ".rodata", variable.offset, value.to_bytes(variable.size, "little")
             )
         head = events.DATA_STRUCT.size + events.PEER_STRUCT.size
-        opened.set_value_size("scratch", head + 2 * settings.snaplen)
+        opened.set_value_size("scratch", head + 2 * most)
         opened.set_max_entries("scratch", 2 * libbpf.possible_cpus())
         opened.set_max_entries("events", settings.ring_bytes)
         if self.source_in_use == "socket":
@@ -309,9 +322,10 @@ class KernelSource:
         fd = self._object.map_fd("comms")
         for comm in settings.comms:
             libbpf.map_update(fd, comm.encode()[:15].ljust(16, b"\0"), yes)
-        fd = self._object.map_fd("ports")
-        for port in settings.ports:
-            libbpf.map_update(fd, port.to_bytes(2, "little"), yes)
+        for name, ports in (("ports", settings.ports), ("whole_ports", settings.whole_ports)):
+            fd = self._object.map_fd(name)
+            for port in ports:
+                libbpf.map_update(fd, port.to_bytes(2, "little"), yes)
         fd = self._object.map_fd("cgroups")
         for index, path in enumerate(settings.cgroups):
             try:

@@ -111,8 +111,16 @@ class Recorder:
             self._bind(key, process)
         return process
 
-    def advise(self, cookie: int, action: Action, direction: int = 0, until: int = 0) -> None:
-        self._source.advise(cookie, action, direction, until)
+    def advise(
+        self,
+        cookie: int,
+        action: Action,
+        direction: int = 0,
+        until: int = 0,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self._source.advise(cookie, action, direction, until, whole=whole)
 
     def forget(self, cookie: int) -> None:
         self._source.forget(cookie)

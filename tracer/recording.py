@@ -83,7 +83,7 @@ class Header:
     seed: int
     """Of the ids of its spans."""
     snaplen: int
-    """Bytes captured of a transfer at most."""
+    """Bytes captured of a transfer at most, but for sockets that were wanted whole."""
     redacted: bool
     created_unix_ns: int
     wirespan: str
@@ -193,7 +193,15 @@ class RecordingSource:
             _remember(self._unknown, key, unknown)
         return unknown
 
-    def advise(self, cookie: int, action: Action, direction: int = 0, until: int = 0) -> None:
+    def advise(
+        self,
+        cookie: int,
+        action: Action,
+        direction: int = 0,
+        until: int = 0,
+        *,
+        whole: bool = False,
+    ) -> None:
         """The past takes no advice."""
 
     def forget(self, cookie: int) -> None:

@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from parsers.session import Session
+from parsers.datagrams import DatagramSession
 from parsers.stream import HELD, WAITED, Kept
 from tracer.chunks import Payload, cut, payloads
+from tracer.connection import AnySession
 from tracer.source import Batch
 
 BLANK: Final = b"\xff"
@@ -38,8 +39,12 @@ HOLD_BYTES: Final = 32 * 1024 * 1024
 HALF: Final = 1 << 31
 """Positions wrap at 2**32: what is less than half of it ahead is ahead."""
 
-SessionOf = Callable[[int], Session | None]
+SessionOf = Callable[[int], AnySession | None]
 """The session that a cookie's events went to, or None if they went to none."""
+
+
+Part = tuple[int, int, bytes]
+"""Where what is kept of a transfer begins and ends, and what begins with what stands in for it."""
 
 
 class Held(deque[tuple[int, int, int]]):
@@ -89,8 +94,8 @@ class Direction:
     """One direction of a connection that has transfers in held batches."""
 
     held: Held = field(default_factory=Held)
-    kept: deque[tuple[int, int]] = field(default_factory=deque)
-    """Position and size of what may be kept, in order."""
+    kept: deque[tuple[int, int, bytes]] = field(default_factory=deque)
+    """Position and size of what may be kept, in order, and what to keep in its place if not it."""
     unread: deque[Kept] = field(default_factory=deque)
     """What must not be kept, but for what became of it."""
     probed: deque[Kept] = field(default_factory=deque)
@@ -103,25 +108,29 @@ class Direction:
     """Position of the end of the latest transfer."""
     written: int = -1
     """Position up to which transfers were written; -1 if none was."""
+    datagrams: bool = False
+    """Each transfer is one, decided at once."""
 
     def note(self, kept: Kept) -> None:
         """Take one of a session's notes, in order."""
-        position, size = kept.position, kept.size
+        position, size, substitute = kept.position, kept.size, kept.substitute
         if kept.fate:
             (self.probed if kept.fate == HELD else self.unread).append(kept)
             return
-        if self.kept:
-            start, length = self.kept[-1]
-            if (start + length) % (2 * HALF) == position:
-                self.kept[-1] = (start, length + size)
+        if self.kept and not substitute:
+            start, length, before = self.kept[-1]
+            if (start + length) % (2 * HALF) == position and not before:
+                self.kept[-1] = (start, length + size, b"")
                 return
-        self.kept.append((position, size))
+        self.kept.append((position, size, substitute))
 
-    def parts(self, position: int, size: int) -> list[tuple[int, int]]:
+    def parts(self, position: int, size: int) -> list[Part]:
         """What to keep of the transfer at `position`, relative to it; forgets what is behind.
 
         Of bytes that come twice the session saw the first.
         """
+        if self.datagrams:
+            return self._parts_of_datagram(position, size)
         found = []
         kept = self.kept
         again = max(_ahead(self.written, position), 0) if self.written >= 0 else 0
@@ -133,7 +142,28 @@ class Direction:
             if start >= size:
                 break
             if stop > again:
-                found.append((max(start, again), min(stop, size)))
+                begin = max(start, again)
+                found.append((begin, min(stop, size), kept[0][2][begin - start :]))
+            if stop > size:
+                break
+            kept.popleft()
+        return found
+
+    def _parts_of_datagram(self, position: int, size: int) -> list[Part]:
+        """The same of a datagram: notes come in the order of the transfers, positions may not.
+
+        Two threads that work on one socket are told in either order.
+        """
+        found = []
+        kept = self.kept
+        while kept:
+            place, length, substitute = kept[0]
+            start = _ahead(place, position)
+            stop = start + length
+            if stop <= 0 or start >= size:
+                break
+            begin = max(start, 0)
+            found.append((begin, min(stop, size), substitute[begin - start :]))
             if stop > size:
                 break
             kept.popleft()
@@ -206,7 +236,7 @@ class Redactor:
         self._waiting.clear()
         yield from self._release(self._first + len(self._batches))
 
-    def _ask(self, cookie: int, session: Session | None) -> bool:
+    def _ask(self, cookie: int, session: AnySession | None) -> bool:
         """Collect what a session has kept; whether it may keep more of what is held."""
         connection = self._connections.get(cookie)
         if connection is None:
@@ -216,7 +246,9 @@ class Redactor:
                 connection[kept.direction].note(kept)
             session.kept.clear()
         waits = False
+        datagrams = isinstance(session, DatagramSession)
         for number, direction in enumerate(connection):
+            direction.datagrams |= datagrams
             size = session.undecided(number) if session is not None else 0
             direction.undecided_since = direction.held.undecided_since(size)
             direction.undecided_bytes = size
@@ -260,7 +292,7 @@ class Redactor:
             if direction.was_probed(each.position, each.size) and not (parts or unread):
                 unread = 0, WAITED
             size = each.captured
-            whole = parts and parts[0][0] == 0 and parts[0][1] >= size
+            whole = parts and parts[0][0] == 0 and parts[0][1] >= size and not parts[0][2]
             if unread is None and (whole or not size):
                 continue
             if redacted is None:
@@ -290,16 +322,15 @@ class Redactor:
             del self._connections[cookie]
 
 
-def _blank_payload(
-    redacted: bytearray, chunk: bytes, payload: Payload, parts: list[tuple[int, int]]
-) -> int:
+def _blank_payload(redacted: bytearray, chunk: bytes, payload: Payload, parts: list[Part]) -> int:
     """Blank a payload but for `parts`; how many bytes were kept."""
     base, captured = payload.offset, payload.captured
     redacted[base : base + captured] = BLANK * captured
     saved = 0
-    for start, stop in parts:
+    for start, stop, substitute in parts:
         end = min(stop, captured)
         if end > start:
-            redacted[base + start : base + end] = chunk[base + start : base + end]
+            kept = substitute[: end - start] or chunk[base + start : base + end]
+            redacted[base + start : base + end] = kept
             saved += end - start
     return saved

@@ -51,8 +51,20 @@ class Source(Protocol):
         """
         ...
 
-    def advise(self, cookie: int, action: Action, direction: int = 0, until: int = 0) -> None:
-        """Tell the kernel what is wanted of a connection; elsewhere it has no effect."""
+    def advise(
+        self,
+        cookie: int,
+        action: Action,
+        direction: int = 0,
+        until: int = 0,
+        *,
+        whole: bool = False,
+    ) -> None:
+        """Tell the kernel what is wanted of a connection; elsewhere it has no effect.
+
+        `whole`: more than the snap length of each transfer, from here on and until it is said
+        otherwise, whatever becomes of `action`.
+        """
         ...
 
     def forget(self, cookie: int) -> None:

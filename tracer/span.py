@@ -69,6 +69,8 @@ class Peering:
         if self.transport is Transport.UNIX:
             return {"network.transport": "unix"}
         attributes: dict[str, AttributeValue] = {}
+        if self.transport is Transport.UDP:
+            attributes["network.transport"] = "udp"
         if self.remote.address:
             attributes["network.peer.address"] = self.remote.address
             attributes["network.peer.port"] = self.remote.port
@@ -97,6 +99,11 @@ class Span:
     """Nanoseconds from the request's first byte to the response's; 0 if there was none."""
     rtt_us: int
     """Smoothed round-trip time of the connection; 0 where TCP knows none."""
+    request_count: int = -1
+    """Rows, elements or messages of the request, see `Outline.counts`; -1 where nobody counts."""
+    response_count: int = -1
+    resends: int = 0
+    """How often the request was sent again before it was answered."""
 
     def measures(self) -> Iterator[tuple[str, AttributeValue]]:
         """Attributes that differ from exchange to exchange, in the order exporters send them."""
@@ -107,6 +114,13 @@ class Span:
             yield "wirespan.time_to_first_byte", self.first_byte_ns / 1e9
         if self.rtt_us:
             yield "wirespan.rtt", self.rtt_us / 1e6
+        asked, answered = self.outline.counts
+        if asked and self.request_count >= 0:
+            yield asked, self.request_count
+        if answered and self.response_count >= 0:
+            yield answered, self.response_count
+        if self.resends:
+            yield "wirespan.request.resends", self.resends
 
     def attributes(self) -> dict[str, AttributeValue]:
         """All attributes, keys as in the conventions."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from parsers.model import Exchange, Outline
 from tracer.connection import Connection
-from tracer.span import KIND_OF_SIDE, Span
+from tracer.span import KIND_OF_SIDE, Peering, Span
 
 ID_BYTES: Final = 24
 """16 of a trace id, 8 of a span id."""
@@ -40,13 +40,15 @@ class SpanMaker:
         end_ns = request.last_ns
         first_byte_ns = 0
         response_bytes = 0
+        response_count = -1
         if response is not None:
             # Who answers early may throw the rest of the request away much later.
             end_ns = max(start_ns, response.last_ns)
             first_byte_ns = max(0, response.first_ns - start_ns)
             response_bytes = response.size
+            response_count = response.count
         trace_id, span_id = self._next_ids()
-        peering = connection.peering
+        peering = connection.peering_of(exchange)
         offset = self.unix_offset_ns
         return Span(
             trace_id,
@@ -55,7 +57,7 @@ class SpanMaker:
             KIND_OF_SIDE[peering.side],
             start_ns + offset,
             end_ns + offset,
-            self._outline(connection, exchange),
+            self._outline(connection, exchange, peering),
             exchange.protocol,
             connection.process,
             peering,
@@ -64,14 +66,16 @@ class SpanMaker:
             response_bytes,
             first_byte_ns,
             connection.rtt_us,
+            request.count,
+            response_count,
+            request.resends,
         )
 
     @staticmethod
-    def _outline(connection: Connection, exchange: Exchange) -> Outline:
+    def _outline(connection: Connection, exchange: Exchange, peering: Peering) -> Outline:
         session = connection.session
         parser = exchange.parser or (None if session is None else session.parser)
         assert parser is not None
-        peering = connection.peering
         return parser.outline(exchange, peering.side, peering.server)
 
     def _next_ids(self) -> tuple[bytes, bytes]:

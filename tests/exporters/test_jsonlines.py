@@ -43,6 +43,13 @@ def test_a_span_is_exactly_this():
     }
 
 
+def test_counts_and_resends():
+    counted = samples.outline(attributes={}, counts=("asked", "rows"))
+    attributes = read(samples.span(outline=counted, response_count=7, resends=2))["attributes"]
+    assert (attributes["rows"], attributes["wirespan.request.resends"]) == (7, 2)
+    assert "asked" not in attributes
+
+
 def test_keys_come_in_this_order():
     assert list(read(samples.span())) == [
         "trace_id",

@@ -86,6 +86,7 @@ OUTLINES = st.builds(
     ATTRIBUTES,
     st.none() | TEXTS,
     client_address=st.none() | st.just("192.0.2.7"),
+    counts=st.tuples(*[st.sampled_from(["", "db.rows", "b"]) | KEYS] * 2),
 )
 PEERINGS = st.builds(
     Peering,
@@ -123,6 +124,9 @@ def batches(draw: st.DrawFn) -> list[Span]:
         response_bytes=SIZES,
         first_byte_ns=SIZES,
         rtt_us=st.integers(0, 1 << 31),
+        request_count=st.just(-1) | SIZES,
+        response_count=st.just(-1) | SIZES,
+        resends=st.sampled_from([0, 1, 1000]),
     )
     return draw(st.lists(one, max_size=6))
 
@@ -153,6 +157,36 @@ def test_measures_are_laid_out_as_readers_see_them(
     attributes = message.resource_spans[0].scope_spans[0].spans[0].attributes
     measures = key_values(dict(span.measures()))
     assert list(attributes)[-len(measures) :] == measures
+
+
+def test_counts_and_resends_are_the_last_of_the_measures() -> None:
+    counted = samples.outline(counts=("db.operation.batch.size", "db.response.returned_rows"))
+    spans = [
+        samples.span(outline=counted, request_count=asked, response_count=answered, resends=again)
+        for asked, answered, again in [(2, 100_000, 1), (-1, 0, 0), (0, -1, 3), (-1, -1, 0)]
+    ]
+    assert ours(spans) == official(spans)
+    message = ExportTraceServiceRequest.FromString(ours(spans))
+    attributes = [
+        {each.key: each.value.int_value for each in span.attributes}
+        for span in message.resource_spans[0].scope_spans[0].spans
+    ]
+    keys = "db.operation.batch.size", "db.response.returned_rows", "wirespan.request.resends"
+    assert [[each.get(key) for key in keys] for each in attributes] == [
+        [2, 100_000, 1],
+        [None, 0, None],
+        [0, None, 3],
+        [None, None, None],
+    ]
+
+
+@pytest.mark.parametrize(
+    "counts", [("rows", "rows"), ("url.path", ""), ("", "wirespan.rtt"), ("network.peer.port", "x")]
+)
+def test_a_count_that_names_what_is_there_does_not_double_it(counts: tuple[str, str]) -> None:
+    counted = samples.outline(counts=counts)
+    span = samples.span(outline=counted, request_count=2, response_count=3)
+    assert ours([span, span]) == official([span, span])
 
 
 def test_spans_are_grouped_by_process_in_order_of_appearance() -> None:

@@ -37,6 +37,10 @@ def outline(name="NAME", error=None, **attributes):
         (outline("DNS lookup a.b", dns__question__name="a.b"), ("", "DNS lookup a.b")),
         (outline("poll orders", messaging__system="kafka"), ("", "poll orders")),
         (outline("something"), ("", "something")),
+        (outline("GET", http__request__method="GET"), ("GET", "")),
+        (outline("GET", db__query__text="GET user:1"), ("", "GET user:1")),
+        (outline("COM_PING shop", db__operation__name="COM_PING"), ("", "COM_PING shop")),
+        (outline("DNS A", dns__question__name="example.org"), ("DNS A", "example.org")),
     ],
 )
 def test_every_protocol_says_what_was_asked(given, expected):
@@ -50,6 +54,8 @@ def test_every_protocol_says_what_was_asked(given, expected):
         ({"rpc__response__status_code": "OK"}, "OK"),
         ({"rpc__status_code": "OK"}, "OK"),
         ({"db__response__status_code": "23505"}, "23505"),
+        ({"wirespan__dns__response__code": "NXDOMAIN"}, "NXDOMAIN"),
+        ({"wirespan__dns__response__code": "NOERROR"}, ""),
         ({}, ""),
     ],
 )
@@ -64,6 +70,8 @@ def test_status_is_the_protocols_own(attributes, status):
         ({"outline": samples.outline(error_type="200")}, []),
         ({"outline": outline(error="connection_reset")}, ["reset"]),
         ({"completeness": Completeness.GAP}, ["gap"]),
+        ({"resends": 1}, ["resent"]),
+        ({"resends": 3, "completeness": Completeness.UNANSWERED}, ["resent 3x", "unanswered"]),
         ({"completeness": Completeness.LATE_ATTACH}, ["late"]),
         ({"completeness": Completeness.TRUNCATED}, ["truncated"]),
         ({"completeness": Completeness.UNANSWERED}, ["unanswered"]),
@@ -86,6 +94,54 @@ def test_status_is_the_protocols_own(attributes, status):
 )
 def test_notes_say_what_the_status_does_not(changes, notes):
     assert summary.notes(samples.span(**changes)) == notes
+
+
+ROWS = ("", "db.response.returned_rows")
+MESSAGES = ("wirespan.rpc.request.messages", "wirespan.rpc.response.messages")
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "answered", "expected"),
+    [
+        (ROWS, 5, 0, "0 rows"),
+        (ROWS, 5, 1, "1 row"),
+        (ROWS, -1, 1_234_567, "1,234,567 rows"),
+        (ROWS, 5, -1, ""),
+        (MESSAGES, 1, 30, "1/30 messages"),
+        (MESSAGES, 1, 1, "1/1 messages"),
+        (MESSAGES, 2, -1, "2/- messages"),
+        (MESSAGES, -1, -1, ""),
+        (("db.operation.batch.size", ""), 7, 9, "7 size"),
+        (("", ""), 1, 1, ""),
+    ],
+)
+def test_what_was_counted_is_called_by_its_key(counts, asked, answered, expected):
+    span = samples.span(
+        outline=samples.outline(counts=counts), request_count=asked, response_count=answered
+    )
+    assert summary.counted(span) == expected
+
+
+def test_gist_is_of_a_statement_only():
+    text = {"db__query__text": "SELECT a FROM b"}
+    assert summary.gist(outline(db__query__summary="SELECT b", **text)) == "SELECT b"
+    assert summary.gist(outline(**text)) == ""
+    assert summary.gist(outline(db__query__summary="SELECT b")) == ""
+    assert summary.is_statement(outline(**text))
+    assert not summary.is_statement(outline())
+
+
+def test_client_of_a_database_is_the_peer_of_its_server():
+    query = outline(db__query__text="SELECT 1", server__address="10.0.0.9")
+    assert summary.peer(samples.span(outline=query)) == "10.0.0.5"
+    connection = samples.peering(Side.CLIENT, remote=Endpoint("10.0.0.9", 5432))
+    assert summary.peer(samples.span(outline=query, peering=connection)) == "10.0.0.9:5432"
+
+
+def test_version_of_what_lies_below_is_not_that_of_the_call():
+    attributes = {"rpc.system.name": "grpc", "network.protocol.version": "2"}
+    span = samples.span(protocol="grpc", outline=samples.outline(attributes=attributes))
+    assert summary.protocol(span) == "grpc"
 
 
 def client(**attributes):
@@ -124,7 +180,12 @@ def test_ends_are_in_the_order_of_the_request():
 
 @pytest.mark.parametrize(
     ("name", "version", "shown"),
-    [("http1", "1.1", "http/1.1"), ("http", "1.0", "http/1.0"), ("redis", None, "redis")],
+    [
+        ("http2", "2", "http/2"),
+        ("http1", "1.1", "http/1.1"),
+        ("http", "1.0", "http/1.0"),
+        ("redis", None, "redis"),
+    ],
 )
 def test_protocol_and_version(name, version, shown):
     attributes = {"network.protocol.version": version} if version else {}

@@ -16,6 +16,8 @@ and `{x*50}` in the text means fifty times `x`. Other lines: `#` a comment, and 
     wait 2.5                   seconds in which nothing happens
     close | reset              the end of the connection
     refused                    no parser may take it
+    udp                        each line is a datagram; `[2]` in front of its text says with whom
+    port 53                    of the server's socket, for datagrams
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from parsers.detection import TURN_START
-from parsers.model import Endpoint, Exchange, Options, Parser, Side
+from parsers.model import Endpoint, Exchange, Options, Parser, Side, Transport
 from parsers.session import EOF, Session
 from parsers.tally import Tally
 
@@ -52,6 +54,8 @@ class Step:
     size: int = 0
     seen: bool = True
     seconds: float = 0.0
+    peer: int = 0
+    """Who is at the other end of a datagram; 0 if its record does not say."""
 
     def cut(self, at: int) -> tuple[Step, Step]:
         """Two transfers that together moved the same; what was not captured stays so."""
@@ -70,6 +74,8 @@ class Case:
     sides: tuple[Side, ...] = (Side.SERVER, Side.CLIENT, Side.UNKNOWN)
     late: bool = False
     refused: bool = False
+    udp: bool = False
+    port: int = 53
 
     @property
     def golden(self) -> list[dict[str, Any]]:
@@ -101,6 +107,10 @@ def load(path: Path) -> Case:
                 case.late = True
             case "refused":
                 case.refused = True
+            case "udp":
+                case.udp = True
+            case "port":
+                case.port = int(rest)
             case "eof":
                 case.steps.append(Step("eof", to_server=rest == ">"))
             case "wait":
@@ -112,13 +122,19 @@ def load(path: Path) -> Case:
     return case
 
 
-def cases() -> Iterator[tuple[str, Case]]:
+def cases(*, udp: bool = False) -> Iterator[tuple[str, Case]]:
+    """Conversations over streams, or of datagrams."""
     for path in sorted(CORPUS.rglob("*.txt")):
-        yield f"{path.parent.name}-{path.stem}", load(path)
+        case = load(path)
+        if case.udp is udp:
+            yield f"{path.parent.name}-{path.stem}", case
 
 
 def _transfer(word: str, text: str, snaplen: int) -> Step:
-    more = 0
+    more = peer = 0
+    if text.startswith("["):
+        number, _, text = text.partition("] ")
+        peer = int(number[1:])
     if text.startswith("@"):
         number, _, text = text.partition(" ")
         more = int(number[1:])
@@ -129,6 +145,7 @@ def _transfer(word: str, text: str, snaplen: int) -> Step:
         data=data[:snaplen],
         size=len(data) + more,
         seen=not word.endswith("~"),
+        peer=peer,
     )
 
 
@@ -153,8 +170,9 @@ class Player:
         self.tally = Tally()
         self.client_sends = 0 if side is not Side.CLIENT else 1
         """The direction in which requests go, seen from the traced process."""
+        streams = [each for each in parsers if Transport.TCP in each.transports]
         self.session = Session(
-            lambda: parsers, options or Options(), side, self.tally, late=late, keep=keep
+            lambda: streams, options or Options(), side, self.tally, late=late, keep=keep
         )
         self.positions = list(START)
         if not late:
@@ -229,9 +247,14 @@ def describe(session: Session, exchange: Exchange) -> dict[str, Any]:
             extras[key] = message.count
     return extras | {
         "name": outline.name,
-        "attributes": dict(outline.attributes),
+        "attributes": {k: plain(v) for k, v in outline.attributes.items()},
         "error_type": outline.error_type,
         "completeness": exchange.completeness.value,
         "request_size": request.size,
         "response_size": None if response is None else response.size,
     }
+
+
+def plain(value: Any) -> Any:
+    """An attribute's value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value

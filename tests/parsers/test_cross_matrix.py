@@ -10,9 +10,9 @@ from tests.parsers.corpus import CORPUS, Player, cases
 
 PARSERS = Registry.load().parsers
 CASES = [(name, case) for name, case in cases() if not getattr(case, "udp", False)]
-SPEAKS = {"grpc": {"http2", "http"}, "others": set()}
+SPEAKS = {"grpc": {"http2", "http"}, "grpc-web": {"http2", "http"}, "others": set()}
 """Folders of the corpus that are not called like their parser."""
-BEGINS_AS = {"h2c": "http"}
+BEGINS_AS = {"http2-upgrade": "http"}
 """Conversations that begin in another protocol than they end."""
 
 PLAYS = [

@@ -169,7 +169,7 @@ class PlayedSource:
         resource = {"service.name": f"service-{tgid}", "process.command_args": ("a", "b")}
         return self.processes.setdefault(tgid, Process(tgid, tgid * 1000, resource))
 
-    def advise(self, cookie, action, direction=0, until=0):
+    def advise(self, cookie, action, direction=0, until=0, *, whole=False):
         pass
 
     def forget(self, cookie):

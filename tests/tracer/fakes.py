@@ -40,8 +40,8 @@ class FakeSource:
         name = opened.comm.decode() if opened is not None else f"process-{tgid}"
         return self.processes.setdefault(tgid, Process(tgid, tgid, {"service.name": name}))
 
-    def advise(self, cookie, action, direction=0, until=0):
-        self.advice.append((cookie, action, direction, until))
+    def advise(self, cookie, action, direction=0, until=0, *, whole=False):
+        self.advice.append((cookie, action, direction, until, *["whole"] * whole))
 
     def actions(self, cookie):
         return [action for each, action, *_ in self.advice if each == cookie]

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from parsers.detection import PROBE_TURNS
 from parsers.http1 import Http1Parser
 from parsers.model import Endpoint, Side, Transport
 from tests.tracer.conversations import CLIENT, MS, START_NS, Conversation
@@ -152,7 +153,7 @@ def test_unannounced_datagrams_end_their_session_when_the_open_record_comes():
 def test_stop_is_repeated_when_asking_for_the_record_has_replaced_it():
     table = Table()
     table.feed(moved(data=b"SSH-2.0-OpenSSH\r\n"))
-    for turn in range(2, 12):
+    for turn in range(2, PROBE_TURNS + 4):
         table.feed(moved(data=b"\0\1\2", turn=turn, flags=8, direction=turn & 1))
     assert table.table.connections[1].session is None
     table.source.advice.clear()

@@ -80,6 +80,7 @@ def test_enums_are_those_of_the_header():
     assert flags.items() >= {"EOF": 1, "TURN_START": 8}.items()
     assert flags == {name: getattr(events, name) for name in flags}
     assert CONSTANTS["WS_MAX_SNAPLEN"] == events.MAX_SNAPLEN
+    assert CONSTANTS["WS_MAX_WHOLE"] == events.MAX_WHOLE
 
 
 U8, U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))

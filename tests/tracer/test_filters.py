@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from parsers.model import Endpoint, Outline, Side, Transport
 from tests.exporters import samples
-from tracer.filters import LatencyRange, SpanFilter, StatusRange, duration_ns, size_bytes
+from tracer.filters import (
+    LatencyRange,
+    SpanFilter,
+    StatusRange,
+    duration_ns,
+    protocols_called,
+    size_bytes,
+)
 
 MS = 1_000_000
 
@@ -41,6 +48,14 @@ def test_same_flag_twice_means_or_and_different_flags_mean_and():
     assert wants(span(http__request__method="PUT", url__path="/abc"), **flags)
     assert not wants(span(http__request__method="POST"), **flags)
     assert not wants(span(url__path="/b"), **flags)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("http", {"http", "http2"}), ("http2", {"http2"}), ("httpd", set()), ("", set())],
+)
+def test_word_for_a_protocol_means_all_its_versions(word, meant):
+    assert protocols_called(word, ["http", "http2", "redis"]) == meant
 
 
 def test_protocol():

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsers.model import Likeness, Message, Options, Outline, ParseError, Transport
+from parsers.registry import Registry
 from tests.tracer.conversations import (
     CLIENT,
     MS,
     SERVER,
+    Collected,
     Conversation,
     PlayedSource,
     batches_of,
@@ -23,6 +26,8 @@ from tests.tracer.conversations import (
     spans_of,
 )
 from tracer import recorder as recorder_module
+from tracer.events import MAX_WHOLE, DataEvent, walk
+from tracer.pipeline import Pipeline
 from tracer.recorder import Recorder
 from tracer.recording import RecordingError, open_source
 from tracer.source import Batch
@@ -78,6 +83,14 @@ def test_head_split_over_reads_is_kept_once_it_is_parsed(path):
     talk.send(OK[:5]).send(OK[5:])
     (span,) = assert_replays(path, talk.close().events, 1)
     assert span[6]["url.path"] == "/a"
+
+
+def test_transfers_of_a_socket_that_is_wanted_whole_replay_to_their_last_message(path):
+    talk = Conversation(snaplen=MAX_WHOLE).open()
+    for _ in range(3):
+        talk.recv(GET * 1500).send(OK * 1500)
+    assert len(GET * 1500) > 20 * 4096, "the snap length in the header"
+    assert_replays(path, talk.events, 4500)
 
 
 def test_batches_are_held_while_a_head_is_incomplete_and_no_longer(path):
@@ -268,6 +281,81 @@ def test_processes_are_those_that_the_live_run_was_told_of(path):
     recorder.close()
     assert len({span[-1]["service.name"] for span in live}) == 4
     assert replay(path) == live
+
+
+class PinMessage(Message):
+    def __init__(self, kind, text):
+        super().__init__()
+        self.kind = kind
+        self.text = text
+
+
+class PinParser:
+    """A toy: `PIN 1234\n`, a length before it, of which nothing but digits may be blanked."""
+
+    name = "pin"
+    transports = frozenset({Transport.TCP})
+    ports = frozenset()
+
+    def __init__(self, options):
+        pass
+
+    @staticmethod
+    def probe(head, kind):
+        word = head[1:5]
+        if word in {b"PIN ", b"OK 8", b"OK 0"}:
+            return Likeness.CERTAIN
+        return (
+            Likeness.SHORT if b"PIN ".startswith(word) or b"OK ".startswith(word) else Likeness.NO
+        )
+
+    def parse(self, reader, kind, request):
+        text = reader.take(reader.u8())
+        word, _, digits = text.partition(b" ")
+        if not digits.isdigit():
+            raise ParseError(f"{digits!r}")
+        if reader.marking:
+            reader.replace(reader.position - len(digits), b"0" * len(digits))
+        return PinMessage(kind, word)
+
+    def outline(self, exchange, side, server):
+        return Outline(exchange.request.text.decode(), {}, None)
+
+
+def pin_spans(source, writer=None):
+    collected = Collected()
+    registry = Registry({"pin": PinParser}, Options())
+    Pipeline(source, registry, [collected], seed=42, writer=writer).run()
+    return collected.spans
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 7, 100])
+def test_what_a_parser_replaces_is_written_instead_and_replays(path, at_once):
+    talk = Conversation().open()
+    for _ in range(3):
+        for direction, text in enumerate((b"\x0cPIN 73911357", b"\x07OK 8642")):
+            for start in range(0, len(text), at_once):
+                talk.move(direction, text[start : start + at_once])
+    source = PlayedSource(batches_of(talk.events, per_batch=2))
+    recorder = Recorder(path, source, seed=42, snaplen=4096)
+    live = pin_spans(recorder, recorder)
+    recorder.close()
+    assert [span[5] for span in live] == ["PIN"] * 3
+    replayed = open_source(path)
+    chunks = []
+    poll = replayed.poll
+    replayed.poll = lambda timeout_s: keep(chunks, poll(timeout_s))
+    assert pin_spans(replayed) == live
+    replayed.close()
+    events = [event for chunk in chunks for event in walk(chunk) if isinstance(event, DataEvent)]
+    said = [b"".join(each.data for each in events if each.direction == way) for way in (0, 1)]
+    assert said == [b"\x0cPIN 00000000" * 3, b"\x07OK 0000" * 3]
+
+
+def keep(chunks, batch):
+    if batch is not None:
+        chunks.append(batch.chunk)
+    return batch
 
 
 def test_counters_are_replayed(path):

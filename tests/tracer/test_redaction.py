@@ -36,7 +36,10 @@ class Case:
         self.now_ns = START_NS
 
     def move(self, data, *notes, direction=INGRESS, waiting=0, after_ns=MS, peer=None):
-        """One batch with one transfer; notes are (offset, size, fate) from its first byte."""
+        """One batch with one transfer; notes are (offset, size, fate) from its first byte.
+
+        Or (offset, size, 0, substitute).
+        """
         self.now_ns += after_ns
         position = self.at[direction]
         event = DataEvent(
@@ -86,6 +89,50 @@ def test_what_was_kept_stays():
 
 def test_positions_wrap():
     assert Case(2**32 - 3).move(b"abcdef", (0, 2), (4, 2)) == [(b"ab\xff\xffef", 0)]
+
+
+def test_substitute_is_written_in_place():
+    assert Case().move(b"set 1234 ok", (0, 4), (4, 4, 0, b"0000"), (8, 3)) == [(b"set 0000 ok", 0)]
+    assert Case(2**32 - 6).move(b"set 1234 ok", (4, 4, 0, b"abcd")) == [
+        (b"\xff\xff\xff\xffabcd\xff\xff\xff", 0)
+    ]
+
+
+def test_substitute_for_all_of_a_transfer():
+    assert Case().move(b"1234", (0, 4, 0, b"0000")) == [(b"0000", 0)]
+    assert Case().move(b"12", (0, 1, 0, b"a"), (1, 1, 0, b"b")) == [(b"ab", 0)]
+
+
+def test_substitute_may_be_split_over_transfers():
+    case = Case()
+    assert case.move(b"set 12", waiting=6) == []
+    assert case.move(b"34", waiting=8) == []
+    found = case.move(b"56 ok", (-8, 4), (-4, 6, 0, b"abcdef"), (2, 3))
+    assert found == [(b"set ab", 0), (b"cd", 0), (b"ef ok", 0)]
+
+
+def test_what_comes_again_of_a_substitute_is_blanked():
+    case = Case()
+    assert case.move(b"12", waiting=2) == []
+    case.at[INGRESS] -= 2
+    assert case.move(b"1234", (0, 4, 0, b"abcd")) == [(b"ab", 0), (b"\xff\xffcd", 0)]
+    case.at[INGRESS] -= 4
+    assert case.move(b"1234") == [(b"\xff" * 4, 0)]
+
+
+def test_substitute_reaches_as_far_as_was_captured():
+    case = Case()
+    event = DataEvent(
+        direction=INGRESS, cookie=1, timestamp_ns=5, position=1000, size=10, turn=1, data=b"set 12"
+    )
+    case.session.kept = [Kept(INGRESS, 1000, 4), Kept(INGRESS, 1004, 6, 0, b"abcdef")]
+    assert case.give([event]) == [(b"set ab", 0)]
+
+
+def test_substitute_behind_which_bytes_are_cut_off():
+    case = Case()
+    notes = (0, 4, 0, b"abcd"), (4, 2)
+    assert case.move(b"1234okwait", *notes, (6, 4, LOST)) == [(b"abcdok", LOST)]
 
 
 def test_notes_of_one_range_may_cover_many_transfers():

@@ -58,6 +58,29 @@ def test_what_is_not_known_is_left_out():
     assert "wirespan.rtt" not in attributes
 
 
+COUNTS = ("db.operation.batch.size", "db.response.returned_rows")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"resends": 2}, {"wirespan.request.resends": 2}),
+        ({"request_count": 3, "response_count": 0}, {COUNTS[0]: 3, COUNTS[1]: 0}),
+        ({"response_count": 9}, {COUNTS[1]: 9}),
+    ],
+)
+def test_what_was_counted_has_the_keys_that_the_outline_names(changes, expected):
+    attributes = samples.span(outline=samples.outline(counts=COUNTS), **changes).attributes()
+    keys = *COUNTS, "wirespan.request.resends"
+    assert {key: attributes[key] for key in keys if key in attributes} == expected
+
+
+def test_count_without_a_key_is_left_out():
+    span = samples.span(request_count=3, response_count=4)
+    assert span.attributes().keys() == samples.span().attributes().keys()
+
+
 def test_client_is_who_the_message_names_before_who_connected():
     assert samples.span().attributes()["client.address"] == "10.0.0.5"
     named = samples.span(outline=samples.outline(client_address="203.0.113.9"))

@@ -14,13 +14,13 @@ from tracer.span import SpanKind
 from tracer.spans import IDS_AT_ONCE, SpanMaker
 
 
-def spans_of(*conversations, seed=1, offset_ns=0, source=None):
+def spans_of(*conversations, seed=1, offset_ns=0, source=None, parser=Http1Parser):
     maker = SpanMaker(seed)
     maker.unix_offset_ns = offset_ns
     spans = []
     table = ConnectionTable(
         source or FakeSource(),
-        Registry({"http1": Http1Parser}, Options()),
+        Registry({"http1": parser}, Options()),
         lambda connection, exchange: spans.append(maker.make(connection, exchange)),
         strict=True,
     )
@@ -52,6 +52,21 @@ def test_span_ends_with_the_response_though_the_request_goes_on():
     (span,) = spans_of(conversation)
     assert span.end_unix_ns - span.start_unix_ns == 5 * MS
     assert span.request_bytes == len(put) + 100
+
+
+def test_counts_and_resends_are_those_of_the_messages():
+    class Counting(Http1Parser):
+        def parse(self, reader, kind, request):
+            message = super().parse(reader, kind, request)
+            message.count = 10 + kind
+            message.resends = 3
+            return message
+
+    answered, unanswered = spans_of(served().recv(GET).close(), parser=Counting)
+    assert (answered.request_count, answered.response_count, answered.resends) == (10, 11, 3)
+    assert (unanswered.request_count, unanswered.response_count) == (10, -1)
+    (plain,) = spans_of(served())
+    assert (plain.request_count, plain.response_count, plain.resends) == (-1, -1, 0)
 
 
 def test_unanswered_request_ends_when_its_connection_does():

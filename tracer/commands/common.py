@@ -14,10 +14,11 @@ from types import FrameType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-from parsers.model import Options
+from parsers.model import Options, Parser
 from parsers.registry import Registry, UnknownParserError
+from tracer.capture import MAX_PORTS
 from tracer.export import Exporter
-from tracer.filters import SpanFilter
+from tracer.filters import SpanFilter, protocols_called
 from tracer.pipeline import Pipeline
 from tracer.plugins import ExporterError, make_exporter
 from tracer.source import Source
@@ -141,22 +142,35 @@ def _otlp_options(arguments: Namespace) -> dict[str, str]:
     return {key: value for key, value in options.items() if value is not None}
 
 
+def span_protocols(registry: Registry) -> set[str]:
+    """What spans may name as their protocol, by parser or by message."""
+    names = {parser.name for parser in registry.parsers.values()}
+    return names.union(*map(refinements, registry.parsers.values()))
+
+
+def refinements(parser: type[Parser]) -> frozenset[str]:
+    """Names that a parser's messages have for what their exchange speaks (gRPC on HTTP/2)."""
+    return frozenset(getattr(parser, "refinements", ()))
+
+
 def span_filter(arguments: Namespace, registry: Registry) -> SpanFilter:
     """What the filter flags ask for.
 
     Raises:
         UnknownParserError: no parser is called so, nor its protocol.
     """
-    protocols = {parser.name for parser in registry.parsers.values()}
-    wanted = []
+    known = span_protocols(registry)
+    wanted: set[str] = set()
     for name in arguments.proto:
-        parser = registry.parsers.get(name)
-        if parser is None and name not in protocols:
-            known = ", ".join(sorted(protocols))
-            raise UnknownParserError(f"no protocol is called {name}: there are {known}")
-        wanted.append(name if parser is None else parser.name)
+        called = protocols_called(name, known)
+        if name in registry.parsers:
+            called.add(registry.parsers[name].name)
+        if not called:
+            words = ", ".join(sorted(known))
+            raise UnknownParserError(f"no protocol is called {name}: there are {words}")
+        wanted |= called
     return SpanFilter(
-        protocols=wanted,
+        protocols=sorted(wanted),
         sides=arguments.side,
         methods=arguments.method,
         paths=arguments.path,
@@ -164,6 +178,14 @@ def span_filter(arguments: Namespace, registry: Registry) -> SpanFilter:
         latencies=arguments.latency,
         errors=arguments.errors,
     )
+
+
+def whole_ports(registry: Registry) -> tuple[int, ...]:
+    """Ports that only protocols have of which many messages come in one transfer."""
+    ports: dict[bool, set[int]] = {True: set(), False: set()}
+    for parser in registry.parsers.values():
+        ports[bool(getattr(parser, "whole", False))].update(parser.ports)
+    return tuple(sorted(ports[True] - ports[False]))[:MAX_PORTS]
 
 
 def load_registry(arguments: Namespace) -> Registry:

@@ -21,6 +21,7 @@ from tracer.commands.common import (
     log_to_stderr,
     make_gate,
     span_filter,
+    whole_ports,
 )
 from tracer.pipeline import POLL_S, Pipeline
 from tracer.probes import KernelSource, Settings
@@ -66,7 +67,7 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
             stack.callback(command.end)
         gate = make_gate(arguments, output) if hasattr(arguments, "export") else Gate({}, None)
         stack.callback(gate.close)
-        settings = capture_settings(arguments, command)
+        settings = capture_settings(arguments, command, whole_ports(registry))
         seed = secrets.randbits(64)
         processes = ProcessTable(service_names=dict(arguments.service_name))
         source = KernelSource(settings, processes)
@@ -146,8 +147,10 @@ def _drain(pipeline: Pipeline, gate: Gate) -> None:
             break
 
 
-def capture_settings(arguments: Namespace, command: TracedCommand | None) -> Settings:
-    """What the kernel half is to do.
+def capture_settings(
+    arguments: Namespace, command: TracedCommand | None, ports: tuple[int, ...] = ()
+) -> Settings:
+    """What the kernel half is to do; `ports` are those of `whole_ports`.
 
     Raises:
         NoCgroupError: a control group or container that is not there.
@@ -168,4 +171,5 @@ def capture_settings(arguments: Namespace, command: TracedCommand | None) -> Set
         comms=tuple(arguments.comm),
         ports=tuple(arguments.port),
         cgroups=tuple(cgroups),
+        whole_ports=ports,
     )

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from argparse import ArgumentParser, Namespace, _SubParsersAction
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Final
 
 import shtab
 
@@ -20,11 +21,17 @@ from tracer.commands.common import (
     load_registry,
     log_to_stderr,
     make_gate,
+    refinements,
     span_filter,
+    span_protocols,
 )
 from tracer.doctor import examine
 from tracer.pipeline import Pipeline
 from tracer.recording import RecordingError, open_source
+
+MIN_CELL: Final = 10
+FIRST_WORDS: Final = re.compile(r"[^:;]*[^:;.]")
+"""Of a module's summary: `MySQL and MariaDB: how both ...`."""
 
 
 def replay(arguments: Namespace) -> int:
@@ -74,31 +81,41 @@ def parsers(arguments: Namespace) -> int:
     if arguments.output == "json":
         print(json.dumps({"parsers": rows, "failures": registry.failures}, indent=2))
         return 0
-    for row in rows:
-        print(
-            f"{row['name']:<12} {row['protocol']:<10} {', '.join(row['transports']):<12}"
-            f" {row['summary']}"
-        )
+    table = [("NAME", "PROTOCOL", "OVER", "WHAT"), *map(_cells, rows)]
+    widths = [max(MIN_CELL, *map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        print(" ".join(map(str.ljust, cells, widths)).rstrip())
     for name, reason in registry.failures.items():
-        print(f"{name:<12} cannot be loaded: {reason}")
+        print(f"{name:<{widths[0]}} cannot be loaded: {reason}")
     return 0
 
 
 def completion(arguments: Namespace) -> int:
     """Print a script that teaches a shell the commands and flags."""
     grammar = build_parser()
-    _complete_files(grammar)
+    registry = Registry.load()
+    _complete_values(grammar, sorted(span_protocols(registry) | registry.parsers.keys()))
     print(shtab.complete(grammar, arguments.shell))
     return 0
 
 
-def _complete_files(parser: ArgumentParser) -> None:
+def _complete_values(parser: ArgumentParser, protocols: list[str]) -> None:
+    """Say which values flags have, where the grammar alone does not."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no other way in
         if isinstance(action, _SubParsersAction):
             for each in action.choices.values():
-                _complete_files(each)
+                _complete_values(each, protocols)
         elif action.metavar == "FILE":
             action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif "--proto" in action.option_strings:
+            action.choices = protocols
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table, with as much of the summary as names the protocol."""
+    protocols = ", ".join([row["protocol"], *row["refinements"]])
+    what = FIRST_WORDS.match(row["summary"])
+    return row["name"], protocols, ", ".join(row["transports"]), what[0] if what else ""
 
 
 def _describe(name: str, parser: Any) -> dict[str, Any]:
@@ -106,8 +123,9 @@ def _describe(name: str, parser: Any) -> dict[str, Any]:
     return {
         "name": name,
         "protocol": parser.name,
+        "refinements": sorted(refinements(parser)),
         "transports": sorted(each.name.lower() for each in parser.transports),
         "ports": sorted(parser.ports),
-        "summary": (module.__doc__ or parser.__doc__ or "").strip().splitlines()[0],
+        "summary": (module.__doc__ or parser.__doc__ or "").strip().partition("\n")[0],
         "module": parser.__module__,
     }

@@ -14,6 +14,7 @@ from parsers.registry import Registry, UnknownParserError
 from tests.exporters import samples
 from tests.tracer.fakes import FakeSource
 from tracer.arguments import parse
+from tracer.capture import MAX_PORTS
 from tracer.commands import common
 from tracer.commands.common import (
     METHODS_VARIABLE,
@@ -24,6 +25,7 @@ from tracer.commands.common import (
     load_registry,
     make_gate,
     span_filter,
+    whole_ports,
 )
 from tracer.events import Cause
 from tracer.pipeline import Pipeline
@@ -180,6 +182,20 @@ def test_exporters_made_before_one_that_cannot_be_are_closed(made):
     assert [exporter.closed for _, _, exporter in made] == [1, 1]
 
 
+def test_ports_whose_connections_begin_whole_are_those_of_no_other_protocol():
+    def speaking(*ports, whole):
+        return type("Any", (Http1Parser,), {"whole": whole, "ports": frozenset(ports)})
+
+    parsers = {
+        "http1": speaking(80, 8080, whole=False),
+        "http2": speaking(80, 8080, 50051, whole=True),
+        "redis": speaking(6379, 16379, whole=True),
+    }
+    assert whole_ports(Registry(parsers, Options())) == (6379, 16379, 50051)
+    many = {"many": speaking(*range(1, 3000), whole=True)}
+    assert len(whole_ports(Registry(many, Options()))) == MAX_PORTS
+
+
 def test_filter_flags_become_a_filter():
     arguments = parse(["watch", "--proto", "http1", "--method", "PUT", "--errors"])
     made = span_filter(arguments, REGISTRY)
@@ -188,8 +204,47 @@ def test_filter_flags_become_a_filter():
     assert span_filter(parse(["watch"]), REGISTRY).test() is None
 
 
+def named(name, *more):
+    parser = type(name, (Http1Parser,), {"name": name})
+    parser.refinements = frozenset(more)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        (["http"], ["http", "http2", "http3"]),
+        (["http1"], ["http"]),
+        (["http2"], ["http2"]),
+        (["h3"], ["http3"]),
+        (["grpc"], ["grpc"]),
+        (["dns", "http1"], ["dns", "http"]),
+        (["dns-tcp"], ["dns"]),
+    ],
+)
+def test_protocol_is_meant_by_its_name_its_parsers_or_that_without_a_version(asked, meant):
+    parsers = {
+        "http1": named("http"),
+        "http2": named("http2", "grpc"),
+        "h3": named("http3", "grpc"),
+        "dns": named("dns"),
+        "dns-tcp": named("dns"),
+    }
+    flags = [part for name in asked for part in ("--proto", name)]
+    made = span_filter(parse(["watch", *flags]), Registry(parsers, Options()))
+    assert made.protocols == meant
+
+
+def test_unknown_protocol_names_those_of_messages_too():
+    registry = Registry({"http2": named("http2", "grpc")}, Options())
+    with pytest.raises(UnknownParserError, match="there are grpc, http2"):
+        span_filter(parse(["watch", "--proto", "2"]), registry)
+
+
 def test_unknown_protocol_is_told_what_there_is():
-    with pytest.raises(UnknownParserError, match="no protocol is called htp: there are http"):
+    with pytest.raises(
+        UnknownParserError, match="no protocol is called htp: there are grpc, http$"
+    ):
         span_filter(parse(["watch", "--proto", "htp"]), REGISTRY)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
+from types import ModuleType
 
 import pytest
 
+from parsers.model import Options, Transport
 from parsers.registry import Registry
 from tests.tracer.conversations import batches_of
 from tests.tracer.fakes import GET, OK, Conversation, FakeSource
@@ -72,8 +75,59 @@ def test_parsers_lists_what_is_understood(capsys):
     assert cli.main(["parsers"]) == 0
     (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("http1")]
     assert "tcp, unix" in line
-    assert "HTTP/1.0" in line
-    assert len(line) <= 100
+    assert line.endswith(" HTTP/1.0 and HTTP/1.1")
+
+
+class Told:
+    """One: what it is; and more of it."""
+
+    name = "one"
+    refinements = frozenset({"uno", "eins"})
+    transports = frozenset({Transport.TCP, Transport.UDP})
+    ports = frozenset({5})
+
+
+Told.__module__ = "told"
+
+
+class Silent:
+    name = "two"
+    transports = frozenset({Transport.UNIX})
+    ports = frozenset()
+
+
+Silent.__module__ = "told"
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A registry of two parsers whose module says nothing."""
+    registry = Registry({"first": Told, "second-of-them": Silent}, Options())
+    monkeypatch.setitem(sys.modules, "told", ModuleType("told"))
+    sys.modules["told"].__doc__ = None
+    monkeypatch.setattr(Registry, "load", lambda *_, **__: registry)
+
+
+@pytest.mark.usefixtures("told")
+def test_parsers_are_a_table(capsys):
+    assert cli.main(["parsers"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME           PROTOCOL       OVER       WHAT",
+        "first          one, eins, uno tcp, udp   One",
+        "second-of-them two            unix",
+    ]
+    assert cli.main(["parsers", "-o", "json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["parsers"]
+    assert (first["protocol"], first["refinements"]) == ("one", ["eins", "uno"])
+    assert (first["summary"], second["summary"]) == ("One: what it is; and more of it.", "")
+
+
+def test_built_in_parsers_fit_a_terminal(capsys):
+    assert cli.main(["parsers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines[1:]]
+    assert set(names) >= {"dns", "dns-tcp", "http1", "http2", "mysql", "postgresql", "redis"}
+    assert max(map(len, lines)) <= 80
 
 
 def test_parsers_for_programs(capsys):
@@ -95,7 +149,7 @@ def test_plug_in_that_does_not_load_is_named_with_the_reason(monkeypatch, capsys
 
     monkeypatch.setattr(Registry, "load", with_failure)
     assert cli.main(["parsers"]) == 0
-    assert "acme         cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
+    assert "acme       cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
     assert cli.main(["replay", str(recording), "-o", "none"]) == 0
     error = capsys.readouterr().err
     assert "wirespan: parser acme could not be loaded: ModuleNotFoundError" in error
@@ -156,3 +210,5 @@ def test_bash_completes_commands_flags_and_values(capsys):
     assert completed("re") == {"record", "replay"}
     assert "--latency" in completed("watch", "--la")
     assert completed("watch", "--side", "''") >= {"client", "server"}
+    assert completed("watch", "--proto", "''") >= {"http", "http1", "http2", "dns", "redis"}
+    assert completed("replay", "--proto", "my") == {"mysql"}
