@@ -37,7 +37,7 @@ def names_in(cell: str) -> set[str]:
 def golden_attributes(protocol: str) -> set[str]:
     """Keys of all attributes that the corpus shows for a protocol."""
     found: set[str] = set()
-    for _, case in cases():
+    for _, case in (*cases(), *cases(udp=True)):
         folder = case.path.parent.name
         for exchange in case.golden:
             if exchange.get("protocol", folder) == protocol:

@@ -9,7 +9,7 @@ from parsers.registry import Registry
 from tests.parsers.corpus import CORPUS, Player, cases
 
 PARSERS = Registry.load().parsers
-CASES = [(name, case) for name, case in cases() if not getattr(case, "udp", False)]
+CASES = list(cases())
 SPEAKS = {"grpc": {"http2", "http"}, "grpc-web": {"http2", "http"}, "others": set()}
 """Folders of the corpus that are not called like their parser."""
 BEGINS_AS = {"http2-upgrade": "http"}
