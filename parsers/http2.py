@@ -283,7 +283,6 @@ def _read_preface(reader: Reader, direction: Direction) -> None:
     if start != PREFACE:
         raise ParseError(f"preface {start!r}")
     direction.decoder = Decoder()
-    direction.largest = DEFAULT_FRAME_BYTES
 
 
 def _read_block(

@@ -191,5 +191,5 @@ def _outline_call(
             last_ns = response.last_ns
     reset = Reset(code, by_client, last_ns - request.first_ns) if code > NO_ERROR else None
     call = Call(request.head.target, fields.get("host", ""), timeout)
-    name = find_status(grpc_status, status if whole else 0, reset, timeout)
+    name = find_status(grpc_status, status if whole or status != 200 else 0, reset, timeout)
     return describe_call(call, name, exchange.error_type, view.side, view.server, status)

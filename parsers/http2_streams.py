@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from parsers.grpc_calls import MessageCounter
+from parsers.grpc_messages import MessageCounter
 from parsers.grpc_web import WebBody, open_body
 from parsers.http2_fields import Block
 from parsers.http2_frames import REFUSED_STREAM, STREAM_MASK

@@ -74,24 +74,35 @@ class View(NamedTuple):
     """Methods that may become the name of a span."""
 
 
-def describe(request: Request, status: int, error_type: str | None, view: View) -> Outline:
-    """The outline of an exchange; `status` is 0 if there was no response."""
+def describe(
+    request: Request, status: int, error_type: str | None, view: View, *, partial: bool = False
+) -> Outline:
+    """The outline of an exchange; `status` is 0 if there was no response.
+
+    Of a head that is `partial` some fields are unknown: what those might say is left out.
+    """
     serves = view.side is not Side.CLIENT
     method = request.method if request.method in view.methods else OTHER
     attributes: dict[str, AttributeValue] = {"http.request.method": method}
     if method != request.method:
         attributes["http.request.method_original"] = request.method
     target = _target(request, view)
+    known = not partial or _says_all(request, serves=serves)
     if serves:
-        attributes["url.path"] = target.path
+        if request.target or not partial:
+            attributes["url.path"] = target.path
         if target.query:
             attributes["url.query"] = target.query
-        attributes["url.scheme"] = target.scheme
-    else:
+        if known:
+            attributes["url.scheme"] = target.scheme
+    elif known:
         attributes["url.full"] = target.full
+    elif request.target:
+        # Half of an address is none, and says more than nothing.
+        attributes["url.path"] = target.path
     if status:
         attributes["http.response.status_code"] = status
-    if target.host:
+    if target.host and known:
         attributes["server.address"] = target.host
         if target.port:
             attributes["server.port"] = target.port
@@ -101,7 +112,8 @@ def describe(request: Request, status: int, error_type: str | None, view: View) 
         agent = request.fields.get("user-agent")
         if agent is not None:
             attributes["user_agent.original"] = agent
-        client = _client(request.fields)
+        if known:
+            client = _client(request.fields)
     # 4xx is the client's error only.
     if error_type is None and status >= (500 if serves else 400):
         error_type = str(status)
@@ -120,6 +132,12 @@ def secret_ranges(line: bytes) -> Iterator[tuple[int, int]]:
             yield parameter, match.end()
 
 
+def _says_all(request: Request, *, serves: bool) -> bool:
+    """Whether the fields that are known of a partial head say where the request goes."""
+    # For a server an unknown field may be one of a proxy's, which overrides the others.
+    return not serves and bool(request.target) and {"host", ":scheme"} <= request.fields.keys()
+
+
 class _Target(NamedTuple):
     """The parts of the target URI (RFC 9112 section 3.3)."""
 
@@ -134,7 +152,7 @@ class _Target(NamedTuple):
 def _target(request: Request, view: View) -> _Target:
     fields = request.fields
     target = request.target
-    scheme = "http"
+    scheme = fields.get(":scheme", "http")
     authorities = [fields.get("host", "")]
     absolute = None if target.startswith("/") else ABSOLUTE_FORM.fullmatch(target)
     if absolute is not None:
@@ -142,7 +160,7 @@ def _target(request: Request, view: View) -> _Target:
         # It overrides Host (RFC 9112 section 3.2.2).
         authorities.insert(0, absolute[2].rpartition("@")[2])
         path = absolute[3] or "/"
-    elif request.method == "CONNECT":
+    elif request.method == "CONNECT" and ":protocol" not in fields:
         authorities = [target]
         path = ""
     else:

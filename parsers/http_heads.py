@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from parsers.grpc_calls import is_grpc_web
 from parsers.http_attributes import secret_ranges
 from parsers.model import Kind, ParseError
 from parsers.reader import Reader
@@ -48,12 +49,20 @@ READ_FIELDS: Final = frozenset(
     }
 )
 """Fields whose value is used; no other value is kept."""
+WEB: Final = b"application/grpc"
+WEB_FIELDS: Final = frozenset(
+    {b"content-encoding", b"content-type", b"grpc-status", b"grpc-timeout", *READ_FIELDS}
+)
+"""Those of a head that has to do with gRPC, which few do."""
 LISTS: Final = frozenset({"forwarded", "transfer-encoding", "x-forwarded-for"})
 """Those that mean the same when they are sent in several lines (RFC 9110 section 5.3)."""
 
-FIELDS: Final = re.compile(
-    rb"\n(" + b"|".join(sorted(READ_FIELDS)) + rb")[ \t]*:([^\n]*(?:\n[ \t]+[^\n]*)*)",
-    re.IGNORECASE,
+FIELDS, FIELDS_WITH_WEB = (
+    re.compile(
+        rb"\n(" + b"|".join(sorted(names)) + rb")[ \t]*:([^\n]*(?:\n[ \t]+[^\n]*)*)",
+        re.IGNORECASE,
+    )
+    for names in (READ_FIELDS, WEB_FIELDS)
 )
 """With obs-fold (RFC 9112 section 5.2)."""
 FOLD: Final = re.compile(r"[ \t\r]*\n[ \t]+")
@@ -84,6 +93,8 @@ class Head:
     """Values of `READ_FIELDS`, by lower-case name."""
     length: int
     """Bytes of body, or `CHUNKED`, `UNTIL_CLOSE`, `UNCLEAR`."""
+    web: str = field(default="", init=False)
+    """The content type, if it is one of gRPC-Web."""
     omitted: list[tuple[int, int]] | None = field(default=None, init=False, repr=False)
     """Which bytes of it must not be kept, once somebody has asked."""
 
@@ -157,6 +168,8 @@ def read_request(reader: Reader) -> RequestHead:
     target = line[2].decode("utf-8", "backslashreplace")
     frames = method in {"CONNECT", "HEAD"}
     head = RequestHead("1." + line[3].decode(), fields, length, method, target, frames)
+    if method == "POST":
+        head.web = _read_web(fields)
     if reader.marking:
         _omit(reader, head, start, raw)
     if not reader.lost:
@@ -173,6 +186,7 @@ def read_response(reader: Reader) -> ResponseHead:
     if status < OK or status in BODILESS:
         length = 0
     head = ResponseHead("1." + line[1].decode(), fields, length, status)
+    head.web = _read_web(fields)
     if reader.marking:
         _omit(reader, head, start, raw)
     if not reader.lost:
@@ -240,7 +254,7 @@ def _parse_fields(raw: bytes) -> tuple[dict[str, str], int]:
     """See `_read_fields`; `raw` begins with the end of the first line."""
     fields: dict[str, str] = {}
     lengths: set[str] = set()
-    for match in FIELDS.finditer(raw):
+    for match in (FIELDS_WITH_WEB if WEB in raw else FIELDS).finditer(raw):
         name = match[1].decode().lower()
         value = match[2].decode("utf-8", "backslashreplace").strip()
         if "\n" in value:
@@ -265,6 +279,12 @@ def _parse_fields(raw: bytes) -> tuple[dict[str, str], int]:
     return fields, int(text)
 
 
+def _read_web(fields: dict[str, str]) -> str:
+    """The content type, if it is one of gRPC-Web."""
+    content_type = fields.get("content-type", "").lower()
+    return content_type if is_grpc_web(content_type) else ""
+
+
 def _omit(reader: Reader, head: Head, start: int, raw: bytes) -> None:
     """Tell the reader which bytes of the head `raw`, at `start`, must not be kept."""
     if head.omitted is None:
@@ -279,12 +299,13 @@ def _omit(reader: Reader, head: Head, start: int, raw: bytes) -> None:
 def _omitted(raw: bytes) -> Iterator[tuple[int, int]]:
     """Of the fields keep the names, and only the values that are used."""
     yield from secret_ranges(raw.partition(b"\n")[0])
+    read = WEB_FIELDS if WEB in raw else READ_FIELDS
     for match in LINE.finditer(raw):
         name = (match[1] or b"").lower()
         if name in {b"host", b"x-forwarded-host"} and b"@" in match[2]:
             # Not the `@`: without it the value would be a host.
             yield match.start(2), raw.rindex(b"@", *match.span(2))
-        elif name not in READ_FIELDS:
+        elif name not in read:
             start, stop = match.span(2)
             while stop > start and raw[stop - 1] in b"\r\n":
                 # Without its end the line would run into the next.

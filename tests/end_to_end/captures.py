@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures that tcpdump writes while the tracer watches, and what a replay makes of a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tests.end_to_end.servers import needs
+from tests.rig import WIRESPAN, running, wait_until
+
+BUFFER_KIB: Final = 65_536
+"""Of the kernel, for frames that tcpdump has not read: loopback's have up to 64 KiB."""
+
+
+def written(path: Path) -> None:
+    """Wait until a file has stopped growing."""
+    sizes = [path.stat().st_size]
+
+    def settled() -> bool:
+        time.sleep(0.2)
+        sizes.append(path.stat().st_size)
+        return len(sizes) > 3 and sizes[-1] == sizes[-3]
+
+    wait_until(settled, "the capture file is written")
+
+
+@contextmanager
+def sniffed(path: Path, ports: list[int]) -> Iterator[None]:
+    """Write to a pcap file what these ports say over the loopback interface; nothing may lack."""
+    needs("tcpdump")
+    wanted = " or ".join(f"port {port}" for port in ports)
+    command = ["tcpdump", "-i", "lo", "-U", "--immediate-mode", "-B", str(BUFFER_KIB), "-s", "0"]
+    # Without -Z it would write as another user, who may not have the folder.
+    command += ["-Z", "root", "-w", str(path), wanted]
+    with running(command, stderr=subprocess.PIPE, text=True) as tcpdump:
+        assert tcpdump.stderr is not None
+        assert "listening" in tcpdump.stderr.readline()
+        yield
+        written(path)
+        tcpdump.terminate()
+        said = tcpdump.stderr.read()
+    assert re.search(r"^0 packets dropped by kernel", said, re.MULTILINE), said
+
+
+def replay(path: Path) -> list[dict[str, Any]]:
+    """The spans that a recording or a capture makes."""
+    command = [WIRESPAN, "replay", str(path), "-o", "json"]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in said.splitlines()]
