@@ -13,6 +13,7 @@
 #include "payload.h"
 #include "socket.h"
 
+#define WS_ROOMY 2 /* a buffer filled less than so many times wake_bytes has room */
 #define WS_LARGE 512 /* captured bytes from which on the buffer's filling is looked at */
 
 struct ws_transfer {
@@ -123,7 +124,7 @@ static __always_inline void settle(struct ws_socket *socket, const __u64 *cookie
 	struct ws_verdict *verdict;
 
 	socket->action = WS_FULL;
-	if (!(socket->whole & WS_WHOLE_SAID)) {
+	if (!socket->whole) {
 		bpf_map_delete_elem(&verdicts, cookie);
 		return;
 	}
@@ -145,10 +146,9 @@ static __always_inline __u32 judge(struct ws_socket *socket, const struct ws_tra
 		socket->action = verdict ? verdict->action : WS_FULL;
 		socket->skip_direction = verdict ? verdict->direction : 0;
 		socket->skip_until = verdict ? verdict->until : 0;
+		socket->whole = verdict && verdict->whole;
 		if (verdict)
-			socket->whole = verdict->whole ? WS_WHOLE_SAID : 0;
-		else
-			socket->whole &= WS_WHOLE_BY_PORT;
+			socket->spent = first_bytes;
 		socket->epoch = epoch;
 	}
 	switch (socket->action) {
@@ -173,13 +173,33 @@ static __always_inline __u32 judge(struct ws_socket *socket, const struct ws_tra
 }
 
 /*
+ * How much to capture of a transfer. Of a socket that nobody has judged yet the first
+ * bytes, since only they can tell whether all of it is needed; but not where the buffer
+ * fills up. Then *is_urgent: user space should judge before there is more.
+ */
+static __always_inline __u32 wanted(struct ws_socket *socket, __u32 size, bool *is_urgent)
+{
+	if (size <= snaplen)
+		return size;
+	if (!socket->whole) {
+		if (socket->spent >= first_bytes ||
+		    bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > WS_ROOMY * wake_bytes)
+			return snaplen;
+		socket->spent += size < most ? size : most;
+		*is_urgent = true;
+	}
+	return size < most ? size : most;
+}
+
+/*
  * Records are handed over without a wake-up, which would cost more than the record.
  * But large ones can fill the buffer before user space looks again by itself.
  */
-static __always_inline __u64 wake_flag(__u32 captured)
+static __always_inline __u64 wake_flag(__u32 captured, bool is_urgent)
 {
-	if (captured < WS_LARGE || !*(volatile __u32 *)&is_asleep ||
-	    bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < wake_bytes)
+	if (captured < WS_LARGE || !*(volatile __u32 *)&is_asleep)
+		return BPF_RB_NO_WAKEUP;
+	if (!is_urgent && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < wake_bytes)
 		return BPF_RB_NO_WAKEUP;
 	is_asleep = 0;
 	return BPF_RB_FORCE_WAKEUP;
@@ -191,7 +211,8 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 {
 	__u32 slot = scratch_slot(transfer->direction);
 	struct ws_scratch *room = bpf_map_lookup_elem(&scratch, &slot);
-	__u32 want = socket->whole ? most : snaplen;
+	bool is_urgent = false;
+	__u32 want = wanted(socket, transfer->size, &is_urgent);
 	__u32 cause = transfer->cause;
 	__u32 captured = 0;
 	__u32 skip = 0;
@@ -200,8 +221,6 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 
 	if (!room)
 		return WS_NO_STORAGE;
-	if (transfer->size < want)
-		want = transfer->size;
 	if (transfer->has_peer) {
 		__builtin_memcpy(room->body, &transfer->peer, sizeof(transfer->peer));
 		skip = sizeof(transfer->peer);
@@ -241,7 +260,8 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	barrier_var(length);
 	if (length > sizeof(struct ws_peer) + most) /* never; says it to the verifier */
 		return WS_FAULT;
-	if (bpf_ringbuf_output(&events, room, sizeof(room->data) + length, wake_flag(captured)))
+	if (bpf_ringbuf_output(&events, room, sizeof(room->data) + length,
+			       wake_flag(captured, is_urgent)))
 		return WS_RING_FULL;
 	return cause;
 }
@@ -265,8 +285,6 @@ static __always_inline void deliver(struct ws_socket *socket, const void *sk,
 				       transfer->end - transfer->size;
 	became = judge(socket, transfer, position);
 	if (became == WS_DELIVERED && !socket->opened) {
-		if (is_whole_port(local_port(sk)) || is_whole_port(remote_port(sk)))
-			socket->whole |= WS_WHOLE_BY_PORT;
 		if (send_open(socket, sk, task, transfer->pid_tgid >> 32))
 			socket->opened = 1;
 		else

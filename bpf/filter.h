@@ -41,9 +41,4 @@ static __always_inline bool is_wanted_port(__u16 port)
 	return bpf_map_lookup_elem(&ports, &port);
 }
 
-static __always_inline bool is_whole_port(__u16 port)
-{
-	return bpf_map_lookup_elem(&whole_ports, &port);
-}
-
 #endif /* WS_FILTER_H */

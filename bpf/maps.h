@@ -23,6 +23,7 @@
 
 const volatile __u32 snaplen = 4096;
 const volatile __u32 most = 4096; /* the same of a socket that is wanted whole; not less */
+const volatile __u32 first_bytes = 0; /* of a socket nobody has judged, captured like that */
 const volatile bool by_syscall = false; /* the sys_exit source */
 const volatile bool atomics = true;
 const volatile bool loops = false; /* bpf_loop is there */
@@ -63,6 +64,8 @@ struct ws_socket {
 	__u32 action;
 	__u32 skip_direction;
 	__u32 skip_until;
+	__u32 spent; /* of first_bytes; all of it once there was a verdict */
+	__u32 pad;
 	__u8 role;
 	__u8 transport;
 	__u8 late;
@@ -70,12 +73,8 @@ struct ws_socket {
 	__u8 positioned; /* position[] is a sequence number to compare with */
 	__u8 opened; /* the open record is out */
 	__u8 ended; /* the end of the stream is out */
-	__u8 whole; /* up to `most` bytes of a transfer are wanted: who says so, see below */
+	__u8 whole; /* up to `most` bytes of a transfer are wanted */
 };
-
-/* Values of ws_socket.whole, added. */
-#define WS_WHOLE_SAID 1 /* a verdict */
-#define WS_WHOLE_BY_PORT 2 /* the port, until there is a verdict */
 
 /* The socket source keeps it in the socket, which frees it. */
 struct {
@@ -232,15 +231,6 @@ struct {
 	__type(key, __u16);
 	__type(value, __u8);
 } ports SEC(".maps");
-
-/* Ports of protocols that need more of each transfer than its beginning: what a new
- * connection moves at once would be cut before user space has looked at it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, WS_MAX_PORTS);
-	__type(key, __u16);
-	__type(value, __u8);
-} whole_ports SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_ARRAY);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small shop, traced live: nginx in front, two Python services behind, nobody instrumented.
+"""A small shop, traced live: six programs that speak five protocols, nobody instrumented.
 
 Run by `make demo`. Where eBPF is not possible it says why and replays examples/demo.wspan,
 which `python examples/demo.py --record` made with the same shop.
@@ -7,22 +7,22 @@ which `python examples/demo.py --record` made with the same shop.
 
 from __future__ import annotations
 
-import http.client
-import http.server
-import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import demo_servers
+from demo_servers import READY_S, Missing
 
 from parsers.registry import Registry
 from tracer.events import OpenEvent
@@ -34,108 +34,207 @@ from tracer.span import Process
 HERE: Final = Path(__file__).resolve().parent
 RECORDING: Final = HERE / "demo.wspan"
 WIRESPAN: Final = [str(Path(sys.executable).parent / "wirespan")]
-ROUNDS: Final = 6
-READY_S: Final = 20.0
-
-NGINX: Final = """
-daemon off; worker_processes 2; pid {home}/nginx.pid; error_log {home}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; sendfile on; client_body_temp_path {home}/body; proxy_temp_path {home}/proxy;
-  fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
-  upstream shop {{ server 127.0.0.1:{shop}; keepalive 8; }}
-  server {{
-    listen 127.0.0.1:{front};
-    root {home}/www;
-    location /api/ {{
-      proxy_pass http://shop; proxy_http_version 1.1; proxy_set_header Connection "";
-    }}
-  }}
-}}
-"""
+WIDTH: Final = 80
+SETTLE_S: Final = 0.3
+"""After each step, so that what was seen of it is printed below its heading."""
+CUSTOMER_S: Final = 15
+WORDS: Final = ("no", "one", "two", "three", "four", "five", "six", "seven")
 
 
-class Service(http.server.BaseHTTPRequestHandler):
-    """Answers JSON; the shop asks the stock before it does."""
+@dataclass
+class Site:
+    """What is running."""
 
-    protocol_version = "HTTP/1.1"
-    stock_port = 0
+    ports: list[int] = field(default_factory=list)
+    """Of every server."""
+    front: int = 0
+    """Where customers ask."""
+    nginx: bool = True
+    redis: bool = True
+    postgresql: bool = True
+    dns: bool = True
 
-    def do_GET(self) -> None:
-        """`/api/products/7`, `/api/slow`, `/api/broken`, `/stock/7`."""
-        status, answer = 200, {"path": self.path}
-        if self.path == "/api/broken":
-            status = 500
-        elif self.path == "/api/slow":
-            time.sleep(0.25)
-        elif self.path.startswith("/api/products/"):
-            upstream = http.client.HTTPConnection("127.0.0.1", self.stock_port)
-            upstream.request("GET", "/stock/" + self.path.rsplit("/", 1)[1])
-            answer = {"stock": json.load(upstream.getresponse())}
-            upstream.close()
-        self._answer(status, answer)
 
-    def do_POST(self) -> None:
-        """`/api/orders`."""
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(201, {"order": 42})
+class Step(NamedTuple):
+    """One request of a customer."""
 
-    def _answer(self, status: int, answer: dict[str, Any]) -> None:
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing: what happened is for the tracer to tell."""
+    heading: str
+    path: str
+    form: str = ""
+    """Body of a POST."""
 
 
 def main() -> int:
     """Watch the shop, or record it, or replay the recording."""
-    if sys.argv[1:2] == ["serve"]:
-        return serve(int(sys.argv[2]), int(sys.argv[3]))
     verdict = subprocess.run(
         [*WIRESPAN, "doctor", "--quiet"], capture_output=True, text=True, check=False
     )
     if verdict.returncode:
         print(verdict.stdout.strip())
-        print("So here is a recording of the same shop instead (wirespan replay):\n")
-        return subprocess.call([*WIRESPAN, "replay", str(RECORDING)])
-    if not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()):
-        print("nginx is not installed, and the demo's shop needs it: apt-get install nginx-light")
+        return replay()
+    try:
+        demo_servers.which("curl")
+    except Missing as missing:
+        print(f"{missing}, and the demo's customers use it.")
         return 1
+    is_recording = sys.argv[1:2] == ["--record"]
     with ExitStack() as stack:
-        front, ports = stack.enter_context(shop())
-        flags = [flag for port in ports for flag in ("--port", str(port))]
-        if sys.argv[1:2] == ["--record"]:
+        site = Site()
+        lacking = start(site, stack)
+        pairs = [("--port", str(port)) for port in site.ports]
+        if site.redis:  # its program has many names, and all of them are long
+            pairs.append(("--service-name", "redis-server=redis"))
+        flags = [word for pair in pairs for word in pair]
+        if is_recording:
+            if lacking:
+                print("The recording is to show everything, so nothing is recorded.")
+                return 1
             raw = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".wspan"))
-            stack.callback(anonymise, Path(raw.name))
             command = [*WIRESPAN, "record", "-w", raw.name, "--force", *flags]
         else:
             command = [*WIRESPAN, "watch", *flags]
-            print("A shop of three programs, none of them instrumented:")
-            print(f"  curl -> nginx :{ports[0]} -> shop :{ports[1]} -> stock :{ports[2]}\n")
-            print(f"$ sudo wirespan watch {' '.join(flags)}", flush=True)
+            introduce(site)
+            # Broken between flags, not between a flag and its value.
+            words = ["sudo wirespan watch", *("\0".join(pair) for pair in pairs)]
+            lines = textwrap.wrap(
+                " ".join(words), WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False
+            )
+            print("$ " + " \\\n".join(lines).replace("\0", " "), flush=True)
         tracer = stack.enter_context(traced(command))
-        customers(front)
-        time.sleep(0.5)
+        for number, step in enumerate(story(site), 1):
+            if not is_recording:
+                print(f"\n{number}. {step.heading}", flush=True)
+            visit(site.front, step)
+            time.sleep(SETTLE_S)
         tracer.send_signal(signal.SIGINT)
         code = tracer.wait(READY_S)
-    if command[1] == "watch":
-        print(
-            "\nEvery hop was seen from both ends (\u2190 as the server, \u2192 as the client), with"
-            " nothing\nchanged in any program. Look at /api: the shop answers in 1 ms, and nginx"
-            " often waits\n40 ms longer for it. Head and body are two small writes, so Nagle's"
-            " algorithm holds\nthe body back until nginx's delayed ACK: no log of either says"
-            " so.\n\n"
-            "Next:\n"
-            "  sudo .venv/bin/wirespan watch                    what this machine says right now\n"
-            "  sudo .venv/bin/wirespan watch -- curl -s URL     one command and its children\n"
-            "  sudo .venv/bin/wirespan agent --endpoint URL     the same as OTLP spans"
-        )
+        if is_recording:
+            anonymise(Path(raw.name))
+    if not is_recording:
+        explain(site)
     return code
+
+
+def start(site: Site, stack: ExitStack) -> bool:
+    """Start what can be started; whether something is lacking."""
+    lacking = False
+
+    def attempt(server: AbstractContextManager[Any], without: str) -> Any:
+        nonlocal lacking
+        try:
+            return stack.enter_context(server)
+        except Missing as missing:
+            lacking = True
+            print(f"{str(missing)[0].upper()}{str(missing)[1:]}, so {without}.", flush=True)
+            return None
+
+    redis_port = attempt(demo_servers.redis(), "the shop has no cache (Redis)") or 0
+    dns_port = attempt(demo_servers.dnsmasq(), "no name is looked up (DNS)") or 0
+    database = attempt(demo_servers.postgresql(), "the stock is kept in memory") or {}
+    shop, stock = demo_servers.free_port(), demo_servers.free_port()
+    stack.enter_context(demo_servers.services((shop, stock), redis_port, dns_port, database))
+    front = attempt(demo_servers.nginx(shop), "customers ask the shop without a proxy") or 0
+    database_port = int(database.get("PGPORT", 0))
+    ports = (front, shop, stock, redis_port, database_port, dns_port)
+    site.ports = [port for port in ports if port]
+    site.front, site.nginx = front or shop, bool(front)
+    site.redis, site.dns, site.postgresql = bool(redis_port), bool(dns_port), bool(database_port)
+    return lacking
+
+
+def introduce(site: Site) -> None:
+    """Who talks to whom."""
+    hops = ["curl", *["nginx"] * site.nginx, "shop", "stock", *["PostgreSQL"] * site.postgresql]
+    print(f"A shop of {WORDS[len(hops) + site.redis + site.dns]} programs, none instrumented:\n")
+    print("  " + " -> ".join(hops))
+    indent = " " * len("  " + " -> ".join(hops[: hops.index("shop")]) + " -> ")
+    if site.redis:
+        print(f"{indent}shop -> Redis, its cache")
+    if site.dns:
+        print(f"{indent}shop -> dnsmasq, which knows where the stock is")
+    print()
+
+
+def story(site: Site) -> list[Step]:
+    """What customers do."""
+    page, order = "/api/products/7", "/api/orders?product=7&token=hunter2"
+    keeps = "It is not in the cache, so the shop asks the stock" if site.redis else "A gRPC call"
+    again = "The same page, now from the cache." if site.redis else "The same page again."
+    no = "the database" if site.postgresql else "the stock"
+    return [
+        Step(f"The page of a product. {keeps}.", page),
+        Step(again, page),
+        Step("An order, with a card in its body and a token in its URL.", order, "card=4111"),
+        Step(f"The same again: it was the last one, and {no} refuses.", order, "card=4111"),
+    ]
+
+
+def explain(site: Site) -> None:
+    """What there was to see. True whatever was running."""
+    seen = "Every hop was seen from both ends (\u2190 it answered, \u2192 it asked)"
+    told = [f"{seen}, with nothing changed in any program."]
+    if site.postgresql:
+        told.append(
+            "The refusal of step 4 from the inside out: SQLSTATE 23514 in PostgreSQL, a failed"
+            " gRPC call, 409 in HTTP. In step 4 the UPDATE was on the wire by a name only, and is"
+            " known from step 3, where it was prepared (Parse)."
+        )
+    told.append("Literals, the token and the card are not shown, and would not be recorded either.")
+    print("\n" + textwrap.fill(" ".join(told), WIDTH))
+    print(
+        "\nNext:\n"
+        "  sudo .venv/bin/wirespan watch                 what this machine says right now\n"
+        "  sudo .venv/bin/wirespan watch -- curl -s URL  one command and its children\n"
+        "  sudo .venv/bin/wirespan agent --endpoint URL  the same as OTLP spans"
+    )
+
+
+def replay() -> int:
+    """Show the recording, in which everything was running."""
+    print("So here is a recording of the demo instead (wirespan replay).\n")
+    site = Site()
+    introduce(site)
+    for number, step in enumerate(story(site), 1):
+        print(f"{number}. {step.heading}")
+    print(flush=True)
+    code = subprocess.call([*WIRESPAN, "replay", str(RECORDING)])
+    explain(site)
+    return code
+
+
+def visit(port: int, step: Step) -> None:
+    """Be a customer."""
+    command = ["curl", "-s", "-o", "/dev/null", "--noproxy", "*"]
+    command += ["-d", step.form] if step.form else []
+    command.append(f"http://127.0.0.1:{port}{step.path}")
+    subprocess.run(command, check=True, timeout=CUSTOMER_S)
+
+
+@contextmanager
+def traced(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run wirespan; yields once it is capturing."""
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert tracer.stderr is not None
+    ready = threading.Event()
+
+    def forward(lines: Any) -> None:
+        for line in lines:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            ready.set()
+
+    thread = threading.Thread(target=forward, args=(tracer.stderr,), daemon=True)
+    thread.start()
+    if not ready.wait(READY_S) or tracer.poll() is not None:
+        tracer.kill()
+        sys.exit("wirespan did not start capturing")
+    try:
+        yield tracer
+    finally:
+        if tracer.poll() is None:
+            tracer.kill()
+        tracer.wait()
+        thread.join(5)
 
 
 class Anonymous:
@@ -174,126 +273,26 @@ def anonymise(raw: Path) -> None:
     RECORDING.chmod(0o644)
 
 
-@contextmanager
-def shop() -> Iterator[tuple[int, list[int]]]:
-    """Run the three programs; yields the front port and all ports."""
-    front, api, stock = free_ports(3)
-    with tempfile.TemporaryDirectory(prefix="wirespan-demo-") as folder, ExitStack() as stack:
-        home = Path(folder)
-        home.chmod(0o755)
-        (home / "www").mkdir()
-        (home / "www" / "index.html").write_text("<h1>A small shop</h1>\n")
-        (home / "www" / "catalogue.bin").write_bytes(bytes(3_000_000))
-        configuration = home / "nginx.conf"
-        configuration.write_text(NGINX.format(home=home, front=front, shop=api))
-        nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-        for name, command in (
-            ("stock", [sys.executable, __file__, "serve", str(stock), "0"]),
-            ("shop", [sys.executable, __file__, "serve", str(api), str(stock)]),
-            ("", [nginx, "-c", str(configuration), "-e", str(home / "error.log")]),
-        ):
-            stack.enter_context(running(command, name))
-        for port in (front, api, stock):
-            wait_for(port)
-        yield front, [front, api, stock]
+def end(*_: object) -> None:
+    """End everything that runs, also when told to by a signal."""
+    sys.exit(128 + signal.SIGTERM)
 
 
-@contextmanager
-def running(command: list[str], service: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program, and end it whatever happens."""
-    # The only thing that tells the two scripts apart; wirespan reads it, they do not.
-    environment = os.environ | ({"OTEL_SERVICE_NAME": service} if service else {})
-    program = subprocess.Popen(command, env=environment)
-    try:
-        yield program
-    finally:
-        program.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            program.wait(5)
-        program.kill()
-
-
-@contextmanager
-def traced(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Run wirespan; yields once it is capturing."""
-    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert tracer.stderr is not None
-    ready = threading.Event()
-
-    def forward(lines: Any) -> None:
-        for line in lines:
-            ready.set()
-            sys.stderr.write(line)
-            sys.stderr.flush()
-
-    thread = threading.Thread(target=forward, args=(tracer.stderr,), daemon=True)
-    thread.start()
-    if not ready.wait(READY_S) or tracer.poll() is not None:
-        tracer.kill()
-        sys.exit("wirespan did not start capturing")
-    try:
-        yield tracer
-    finally:
-        if tracer.poll() is None:
-            tracer.kill()
-        thread.join(5)
-
-
-def customers(port: int) -> None:
-    """Some traffic: pages, products, orders, something slow, something broken."""
-    base = f"http://127.0.0.1:{port}"
-    for number in range(1, ROUNDS + 1):
-        subprocess.run(["curl", "-s", "-o", "/dev/null", f"{base}/"], check=True)
-        subprocess.run(
-            ["curl", "-s", "-o", "/dev/null", f"{base}/api/products/{number}"], check=True
-        )
-        if number == 2:
-            subprocess.run(["curl", "-sI", "-o", "/dev/null", f"{base}/"], check=True)
-        if number == 3:
-            order = [
-                "curl",
-                "-s",
-                "-o",
-                "/dev/null",
-                "-d",
-                "card=4111",
-                f"{base}/api/orders?token=x",
-            ]
-            subprocess.run(order, check=True)
-        if number == 4:
-            subprocess.run(["curl", "-s", "-o", "/dev/null", f"{base}/api/slow"], check=True)
-            subprocess.run(["curl", "-s", "-o", "/dev/null", f"{base}/api/broken"], check=True)
-        if number == 5:
-            subprocess.run(["curl", "-s", "-o", "/dev/null", f"{base}/catalogue.bin"], check=True)
-            subprocess.run(["curl", "-s", "-o", "/dev/null", f"{base}/nowhere"], check=True)
-
-
-def serve(port: int, stock_port: int) -> int:
-    """Be one of the services."""
-    Service.stock_port = stock_port
-    with suppress(KeyboardInterrupt):
-        http.server.ThreadingHTTPServer(("127.0.0.1", port), Service).serve_forever()
-    return 0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait_for(port: int) -> None:
-    """Return once somebody listens on `port`."""
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.02)
-    sys.exit(f"nothing listens on port {port}")
+def end_children() -> None:
+    """A signal in the middle of a start leaves a child that nobody else knows of."""
+    with suppress(OSError):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        for child in map(int, children.split()):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        end_children()

@@ -57,6 +57,16 @@ def shorten_middle(text: str, width: int, ellipsis: str = ELLIPSIS) -> str:
     return head + ellipsis + tail
 
 
+def shorten_path(text: str, width: int, ellipsis: str = ELLIPSIS) -> str:
+    """`text` in at most `width` columns: of a path with a query, the query goes first."""
+    path, question, _ = text.partition("?")
+    if not question or columns(text) <= width:
+        return shorten_middle(text, width, ellipsis)
+    if columns(path) + len(ellipsis) <= width:
+        return shorten_end(text, width, ellipsis)
+    return shorten_middle(path + ellipsis, width, ellipsis)
+
+
 def shorten_end(text: str, width: int, ellipsis: str = ELLIPSIS) -> str:
     """`text` in at most `width` columns: what is cut goes from the end."""
     if columns(text) <= width:

@@ -20,6 +20,7 @@ from exporters.layout import (
     right,
     shorten_end,
     shorten_middle,
+    shorten_path,
     size,
 )
 from parsers.model import Completeness, Outline, Side
@@ -46,6 +47,8 @@ WHO: Final = 22
 WHO_NARROW: Final = 16
 MIN_PEER: Final = 9
 MIN_REQUEST: Final = 6
+MIN_NOTE: Final = 12
+"""What a note may have before the target is cut for it: most errors' names and the brackets."""
 GOOD_REQUEST: Final = 40
 """Columns are added only as long as the request keeps this many."""
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -186,8 +189,8 @@ class Lines:
         if len(code) >= STATUS and code not in notes:
             notes.append(code)
         note = f" [{self._clean(', '.join(notes))}]" if notes else ""
-        if plan.counts and (counted := summary.counted(span)):
-            note = f" ({self._clean(counted)})" + note
+        if plan.counts and not note and (counted := summary.counted(span)):
+            note = f" ({self._clean(counted)})"
         request = Words(f"{verb} " if verb and target else verb, target, note)
         answer = "-" if span.completeness is Completeness.UNANSWERED else size(span.response_bytes)
         sizes = f"{size(span.request_bytes)}/{answer}"
@@ -212,7 +215,8 @@ class Lines:
             room += max(0, columns(peer) - MIN_PEER)
         lacking = sum(map(columns, request[:3])) - room
         gist = self._clean(summary.gist(outline))
-        if gist and lacking > 0 and room < GOOD_REQUEST:
+        bearable = room // 4 if self.plan.aligned else 0
+        if gist and lacking > bearable and room < GOOD_REQUEST:
             request = request._replace(target=gist)
         return request._replace(ends=True)
 
@@ -262,8 +266,9 @@ class Lines:
         verb, target, note, ends = request
         verb = shorten_end(verb, room, ellipsis)
         left_over = room - columns(verb)
-        note = shorten_end(note, max(0, left_over - min(MIN_REQUEST, columns(target))), ellipsis)
-        shorten = shorten_end if ends else shorten_middle
+        kept = max(MIN_REQUEST, left_over - max(MIN_NOTE, left_over * 2 // 5))
+        note = shorten_end(note, max(0, left_over - min(kept, columns(target))), ellipsis)
+        shorten = shorten_end if ends else shorten_path
         target = shorten(target, left_over - columns(note), ellipsis)
         shown = columns(verb) + columns(target) + columns(note)
         padding = " " * ((GOOD_REQUEST if self.plan.boundless else room) - shown)

@@ -53,7 +53,7 @@ def request(outline: Outline) -> Request:
             method = _text(attributes, "http.request.method_original") or method
         return Request(method, _path(attributes))
     if statement := _text(attributes, "db.query.text"):
-        return Request("", " ".join(statement.split()))
+        return Request(_operation(outline), " ".join(statement.split()))
     if method := _text(attributes, "rpc.method"):
         if method == OTHER:
             method = _text(attributes, "rpc.method_original") or method
@@ -62,6 +62,13 @@ def request(outline: Outline) -> Request:
     if question and question not in outline.name:
         return Request(outline.name, question)
     return Request("", outline.name)
+
+
+def _operation(outline: Outline) -> str:
+    """What was done with a statement if it was not run: `Parse`, before its summary in the name."""
+    gist = _text(outline.attributes, "db.query.summary")
+    before = outline.name.removesuffix(gist) if gist else ""
+    return before.rstrip() if before != outline.name else ""
 
 
 def _path(attributes: Attributes) -> str:

@@ -248,7 +248,7 @@ def _add_capture(parser: CommandParser) -> None:
         type=_checked(_snaplen),
         default=SNAPLEN,
         metavar="SIZE",
-        help="copied of each socket call, at most (default: 4k)",
+        help="copied of each socket call, unless its protocol needs more (default: 4k)",
     )
     group.add_argument(
         "--buffer",

@@ -52,9 +52,8 @@ class Settings:
     cgroups: tuple[Path, ...] = ()
     """Directories of cgroup v2; what is below them too."""
     exclude_self: bool = True
-    whole_ports: tuple[int, ...] = ()
-    """Ports whose connections begin with more than `snaplen` of each transfer captured, until
-    the protocol is known."""
+    first_bytes: int = 0
+    """Of a connection whose protocol is not known yet, captured beyond `snaplen`."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -74,7 +73,6 @@ def check_settings(settings: Settings) -> None:
     for what, values, limit in (
         ("process names", settings.comms, MAX_COMMS),
         ("ports", settings.ports, MAX_PORTS),
-        ("ports of protocols", settings.whole_ports, MAX_PORTS),
         ("control groups", settings.cgroups, MAX_CGROUPS),
     ):
         if len(values) > limit:

@@ -261,6 +261,7 @@ class KernelSource:
         constants: dict[str, int] = {
             "snaplen": settings.snaplen,
             "most": most,
+            "first_bytes": settings.first_bytes,
             "wake_bytes": settings.ring_bytes // WAKE_SHARE,
             "by_syscall": self.source_in_use == "syscall",
             "atomics": has_atomics(),
@@ -322,10 +323,9 @@ class KernelSource:
         fd = self._object.map_fd("comms")
         for comm in settings.comms:
             libbpf.map_update(fd, comm.encode()[:15].ljust(16, b"\0"), yes)
-        for name, ports in (("ports", settings.ports), ("whole_ports", settings.whole_ports)):
-            fd = self._object.map_fd(name)
-            for port in ports:
-                libbpf.map_update(fd, port.to_bytes(2, "little"), yes)
+        fd = self._object.map_fd("ports")
+        for port in settings.ports:
+            libbpf.map_update(fd, port.to_bytes(2, "little"), yes)
         fd = self._object.map_fd("cgroups")
         for index, path in enumerate(settings.cgroups):
             try:

@@ -17,16 +17,20 @@ from tests.rig import WIRESPAN, running, wait_until
 
 BUFFER_KIB: Final = 65_536
 """Of the kernel, for frames that tcpdump has not read: loopback's have up to 64 KiB."""
+QUIET_S: Final = 1.2
+"""The kernel hands over what it has collected at least every second."""
 
 
 def written(path: Path) -> None:
     """Wait until a file has stopped growing."""
-    sizes = [path.stat().st_size]
+    size, since_s = 0, time.monotonic()
 
     def settled() -> bool:
-        time.sleep(0.2)
-        sizes.append(path.stat().st_size)
-        return len(sizes) > 3 and sizes[-1] == sizes[-3]
+        nonlocal size, since_s
+        before, size = size, path.stat().st_size
+        if size != before:
+            since_s = time.monotonic()
+        return time.monotonic() - since_s > QUIET_S
 
     wait_until(settled, "the capture file is written")
 
@@ -36,7 +40,8 @@ def sniffed(path: Path, ports: list[int]) -> Iterator[None]:
     """Write to a pcap file what these ports say over the loopback interface; nothing may lack."""
     needs("tcpdump")
     wanted = " or ".join(f"port {port}" for port in ports)
-    command = ["tcpdump", "-i", "lo", "-U", "--immediate-mode", "-B", str(BUFFER_KIB), "-s", "0"]
+    command = ["tcpdump", "-i", "lo", "-U", "-B", str(BUFFER_KIB), "-s", "0"]
+    # Not with --immediate-mode: the buffer then has room for few frames, each as for the largest.
     # Without -Z it would write as another user, who may not have the folder.
     command += ["-Z", "root", "-w", str(path), wanted]
     with running(command, stderr=subprocess.PIPE, text=True) as tcpdump:

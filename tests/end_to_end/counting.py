@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from parsers.model import Completeness
+from parsers.model import Completeness, Kind
 from parsers.registry import Registry
 from tracer.events import Cause
 from tracer.pipeline import Pipeline
@@ -52,6 +52,17 @@ class Watcher:
     def waiting(self) -> int:
         """Requests that still wait for a response, as the summary counts them."""
         return self.pipeline.table.in_flight
+
+    @property
+    def begun(self) -> int:
+        """Requests of which only the beginning has come so far."""
+        sessions = [each.session for each in self.pipeline.table.connections.values()]
+        return sum(
+            bool(stream.buffer) and stream.kind is Kind.REQUEST
+            for session in sessions
+            if session is not None
+            for stream in session.streams
+        )
 
     def became(self, what: str) -> dict[Cause, int]:
         """Requests, responses, bytes... by what became of them, without the zeros."""

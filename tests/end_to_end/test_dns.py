@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 import tracer.connection
 import tracer.connections
 from parsers.model import Completeness, Side
+from tests.end_to_end.captures import replay, sniffed
 from tests.end_to_end.counting import watcher
 from tests.end_to_end.dns_servers import (
     ADDRESS,
@@ -37,7 +37,7 @@ from tests.end_to_end.dns_servers import (
     unbound,
 )
 from tests.end_to_end.servers import needs
-from tests.rig import WIRESPAN, running, wait_until, watch
+from tests.rig import running, watch
 
 pytestmark = pytest.mark.kernel
 
@@ -434,49 +434,17 @@ def facts(spans):
     )
 
 
-def written(path):
-    """Wait until a file has stopped growing."""
-    sizes = [path.stat().st_size]
-
-    def settled():
-        time.sleep(0.2)
-        sizes.append(path.stat().st_size)
-        return len(sizes) > 3 and sizes[-1] == sizes[-3]
-
-    wait_until(settled, "the capture file is written")
-
-
-def replay(path):
-    command = [WIRESPAN, "replay", str(path), "-o", "json"]
-    said = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
-    return [json.loads(line) for line in said.splitlines()]
-
-
 def test_recording_capture_and_another_dissector_say_the_same(source, name_servers, tmp_path):
-    needs("tcpdump", "tshark")
+    needs("tshark")
     port = name_servers.authority.port
     recording, frames = tmp_path / "a.wspan", tmp_path / "a.pcap"
-    sniff = [
-        "tcpdump",
-        "-i",
-        "lo",
-        "-U",
-        "--immediate-mode",
-        "-Z",
-        "root",
-        "-w",
-        str(frames),
-        f"port {port}",
-    ]
-    with running(sniff, stderr=subprocess.PIPE, text=True) as tcpdump:
-        assert "listening" in tcpdump.stderr.readline()
+    with sniffed(frames, [port]):
         flags = ("--port", str(port), "--source", source, "-w", str(recording))
         with watch(*flags) as capture:
             dig_client(port, NUMBER, client="rec")
             dig_client(port, NUMBER, "+tcp", client="rectcp")
             others(port)
             capture.wait_for(4 * NUMBER + 12, timeout_s=2, strict=False)
-        written(frames)
     assert replay(recording) == capture.spans
     ours = capture.of_kind("client")
     assert len(ours) == 2 * NUMBER + 6

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not HTTP is never reported as HTTP, and costs no memory."""
+"""What no parser speaks is never reported, and costs no memory."""
 
 from __future__ import annotations
 
@@ -53,22 +53,7 @@ MEMCACHED = [
     (">", b"delete greeting\r\n"),
     ("<", b"DELETED\r\n"),
 ]
-REDIS = [
-    (">", b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$15\r\nGET / HTTP/1.1 \r\n"),
-    ("<", b"+OK\r\n"),
-    (">", b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"),
-    ("<", b"$15\r\nGET / HTTP/1.1 \r\n"),
-    (">", b"PING\r\n"),
-    ("<", b"+PONG\r\n"),
-]
 RANDOM = [("><"[i % 2], noise(i, 3 ** (i % 9) + 1)) for i in range(20)]
-POSTGRES = [
-    (">", b"\x00\x00\x00\x08\x04\xd2\x16\x2f"),
-    ("<", b"N"),
-    (">", b"\x00\x00\x00\x26\x00\x03\x00\x00user\x00a\x00database\x00b\x00\x00"),
-    ("<", b"R\x00\x00\x00\x08\x00\x00\x00\x00Z\x00\x00\x00\x05I"),
-    (">", b"Q\x00\x00\x00\x21SELECT 'GET / HTTP/1.1' AS a;\x00"),
-]
 # An old version, and words that look like the beginning of something.
 ALMOST = [(">", b"GET /simple\r\n"), ("<", b"<html>hello</html>")]
 LIKE_HTTP = [(">", b"GETTING /x HTTPS\r\n\r\n"), ("<", b"HTTP is what this is not\r\n\r\n")]
@@ -83,8 +68,6 @@ DIALOGUES = {
     "ssh": SSH,
     "smtp": SMTP,
     "memcached": MEMCACHED,
-    "redis": REDIS,
-    "postgres": POSTGRES,
     "http/0.9": ALMOST,
     "like http": LIKE_HTTP,
     "rtsp": RTSP,

@@ -86,6 +86,24 @@ def test_the_middle_goes_first():
     assert layout.shorten_middle("/api/users/42", 9, "..") == "/api../42"
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (30, "/api/orders?id=7&token=x"),
+        (16, "/api/orders?id=…"),
+        (12, "/api/orders…"),
+        (8, "/api…rs…"),
+        (1, "…"),
+    ],
+)
+def test_of_a_path_the_query_goes_first(width, shown):
+    assert layout.shorten_path("/api/orders?id=7&token=x", width) == shown
+
+
+def test_a_path_without_a_query_loses_its_middle():
+    assert layout.shorten_path("/api/orders/7", 9) == layout.shorten_middle("/api/orders/7", 9)
+
+
 def test_wide_characters_count_twice_and_accents_not_at_all():
     assert layout.columns("日本") == 4
     assert layout.columns("e\u0301") == 1
@@ -96,5 +114,6 @@ def test_wide_characters_count_twice_and_accents_not_at_all():
 
 @given(st.text(), st.integers(0, 30), st.sampled_from(["…", ".."]))
 def test_shortened_text_fits(text, width, ellipsis):
+    assert layout.columns(layout.shorten_path(text, width, ellipsis)) <= width
     for shorten in (layout.shorten_middle, layout.shorten_end):
         assert layout.columns(shorten(text, width, ellipsis)) <= width

@@ -136,6 +136,25 @@ CALL = asked(
     rpc__response__status_code="OK",
     network__protocol__version="2",
 )
+PREPARED = asked(
+    "postgresql",
+    "Parse SELECT orders users",
+    5432,
+    db__operation__name="Parse",
+    **JOIN,
+)
+REFUSED = asked(
+    "grpc",
+    "shop.Stock/Take",
+    50051,
+    "FAILED_PRECONDITION",
+    counts=MESSAGES,
+    request_count=1,
+    response_count=0,
+    rpc__system__name="grpc",
+    rpc__method="shop.Stock/Take",
+    rpc__response__status_code="FAILED_PRECONDITION",
+)
 LOOKUP = asked("dns", "DNS A", 53, dns__question__name="a.example.org")
 NO_NAME = asked(
     "dns",
@@ -166,6 +185,8 @@ SILENCE = asked(
         (INSERT, "✗23505 INSERT t     78/1.2K 10.0.0.5:5432"),
         (PING, "ok COM_PING shop  78/1.2K 10.0.0.5:3306"),
         (CALL, "OK pkg.Service/Method 78/1.2K 10.0…0051"),
+        (PREPARED, "ok Parse SELECT orde… 78/1.2K 10.0…5432"),
+        (REFUSED, "✗ERR sho…ke [FAILED_PR… 78/1.2K 10.0…0051"),
         (LOOKUP, "ok DNS A a.exam…e.org 78/1.2K 10.0…5:53"),
         (NO_NAME, "DNS A a.e…rg [res… 78/1.2K 10.0…5:53"),
         (SILENCE, "✗--- DNS A a.org [timeout… 78/- 10.0…5:53"),
@@ -187,6 +208,8 @@ def test_every_protocol_at_80_columns(span, expected):
         (INSERT, "postgresql ✗23505 INSERT INTO t VALUES (?)"),
         (PING, "mysql ok COM_PING shop"),
         (CALL, "grpc OK pkg.Service/Method (1/30 messages)"),
+        (PREPARED, "postgresql ok Parse SELECT id, name FROM orders JOIN us…"),
+        (REFUSED, "grpc ✗ERR shop.Stock/Take [FAILED_PRECONDITION]"),
         (LOOKUP, "dns ok DNS A a.example.org"),
         (NO_NAME, "dns DNS A a.example.org [resent, NXDOMAIN]"),
         (SILENCE, "dns ✗--- DNS A a.org [timeout, resent 2x]"),
@@ -206,3 +229,29 @@ def test_statement_without_a_gist_loses_its_end():
 
 def test_without_a_bound_a_statement_is_there_to_its_end():
     assert f" {SQL} (120 rows) " in shown(wide(UNLIMITED), SELECT)
+
+
+def test_of_a_statement_that_nearly_fits_only_the_end_is_lost():
+    summary = {"db__query__summary": "UPDATE stock"}
+    near = asked(
+        "mysql",
+        "UPDATE stock",
+        3306,
+        db__query__text="UPDATE stock SET n = n - ? WHERE a = ?",
+        **summary,
+    )
+    assert " UPDATE stock SET n = n - ? WHERE a …" in shown(compact(120), near)
+    far = asked("mysql", "UPDATE stock", 3306, db__query__text=SQL, **summary)
+    assert " UPDATE stock   " in shown(compact(120), far)
+    assert " UPDATE stock " in shown(compact(80), near)
+
+
+def test_of_a_path_with_a_query_the_query_goes_first():
+    query = {"url__query": "product=7&token=REDACTED"}
+    span = asked("http1", "GET", 80, http__request__method="GET", url__path="/api/o", **query)
+    assert " GET /api/o?pro" in shown(compact(80), span)
+
+
+def test_a_note_leaves_no_room_for_counts():
+    line = shown(wide(200), REFUSED)
+    assert "messages" not in line

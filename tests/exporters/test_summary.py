@@ -131,6 +131,15 @@ def test_gist_is_of_a_statement_only():
     assert not summary.is_statement(outline())
 
 
+@pytest.mark.parametrize(
+    ("name", "verb"), [("Parse SELECT t", "Parse"), ("SELECT t", ""), ("something else", "")]
+)
+def test_what_was_done_with_a_statement_comes_before_it(name, verb):
+    attributes = {"db.query.text": "SELECT a FROM t", "db.query.summary": "SELECT t"}
+    found = summary.request(Outline(name, attributes, None))
+    assert found == (verb, "SELECT a FROM t")
+
+
 def test_client_of_a_database_is_the_peer_of_its_server():
     query = outline(db__query__text="SELECT 1", server__address="10.0.0.9")
     assert summary.peer(samples.span(outline=query)) == "10.0.0.5"

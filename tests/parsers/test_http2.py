@@ -416,6 +416,11 @@ def test_frames_are_as_large_as_the_other_side_allows():
         talk.ask(large)
     # What was lost may have allowed it.
     assert Talk().answer(large, resumed=True) == [None]
+    # A server may speak before the client's preface.
+    talk = Talk()
+    talk.answer(frame(4, 0, 0, b"\0\5" + (1 << 15).to_bytes(4, "big")))
+    talk.ask(PREFACE)
+    assert talk.ask(large) == [None]
 
 
 @pytest.mark.parametrize(

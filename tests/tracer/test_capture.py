@@ -120,7 +120,6 @@ def test_possible_settings_pass(settings):
         (Settings(ring_bytes=1 << 31), "power of two"),
         (Settings(comms=("x",) * 65), "65 process names"),
         (Settings(ports=tuple(range(1025))), "1025 ports"),
-        (Settings(whole_ports=tuple(range(1025))), "1025 ports of protocols"),
         (Settings(cgroups=(Path("/"),) * 33), "33 control groups"),
     ],
 )

@@ -11,7 +11,6 @@ import threading
 
 import pytest
 
-from tracer import probes
 from tracer.events import EGRESS, MAX_WHOLE, Action, Cause
 
 pytestmark = pytest.mark.kernel
@@ -208,11 +207,10 @@ def test_socket_that_connects_again_begins_anew(capture):
 
 
 @pytest.fixture
-def known_port(capturing, kind):
-    """A capture, and a listener on a port whose connections begin whole."""
+def unjudged(capturing, kind):
+    """A capture that takes 100 KiB of what it does not know, and a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ports = (listener.getsockname()[1],)
-        yield capturing(payload_source=kind, pids=(os.getpid(),), whole_ports=ports), listener
+        yield capturing(payload_source=kind, pids=(os.getpid(),), first_bytes=100 << 10), listener
 
 
 def connect(listener):
@@ -220,22 +218,23 @@ def connect(listener):
     return client, listener.accept()[0]
 
 
-def test_connection_with_a_known_port_begins_whole_at_both_ends(known_port, pair):
-    capture, listener = known_port
+def test_first_bytes_of_a_connection_are_captured_until_they_are_spent(unjudged):
+    capture, listener = unjudged
     client, server = connect(listener)
     with client, server:
-        pass_on(client, server)
-        assert_captured(capture.sent(client), MAX_WHOLE)
-        assert_captured(capture.received(server), MAX_WHOLE)
-        capture.source.forget(1)
-        assert is_whole(capture, client), "whatever is said of others"
-    other, _ = pair("tcp4")
-    assert not is_whole(capture, other)
+        text = TEXT[:30_000]
+        for number in range(6):
+            client.sendall(text)
+            received = 0
+            while received < len(text):
+                received += len(server.recv(len(text)))
+            sizes = [len(each.data) for each in capture.sent(client)]
+            assert sizes[-1] == (len(text) if number < 4 else SNAPLEN)
 
 
 @pytest.mark.parametrize("action", [Action.FULL, Action.SKIP])
-def test_verdict_counts_for_more_than_the_port(known_port, action):
-    capture, listener = known_port
+def test_after_a_verdict_it_alone_counts(unjudged, action):
+    capture, listener = unjudged
     client, server = connect(listener)
     with client, server:
         assert is_whole(capture, client)
@@ -247,53 +246,11 @@ def test_verdict_counts_for_more_than_the_port(known_port, action):
         assert is_whole(capture, client)
 
 
-def test_connection_with_a_known_port_that_announces_itself_begins_anew(known_port):
-    capture, listener = known_port
+def test_small_transfers_spend_nothing(unjudged):
+    capture, listener = unjudged
     client, server = connect(listener)
     with client, server:
+        for _ in range(100):
+            client.sendall(TEXT[:SNAPLEN])
+            server.recv(SNAPLEN)
         assert is_whole(capture, client)
-        capture.source.advise(capture.identity(client), Action.ANNOUNCE)
-        assert is_whole(capture, client)
-        capture.source.forget(1)
-        assert is_whole(capture, client)
-
-
-def test_bound_is_no_less_than_a_large_snaplen(capturing, kind, pair):
-    capture = capturing(
-        payload_source=kind, pids=(os.getpid(),), snaplen=16_384, ring_bytes=64 << 10
-    )
-    client, server = pair("unix")
-    want_whole(capture, client)
-    pass_on(client, server, text=TEXT[:30_000])
-    assert_captured(capture.sent(client), 16_384, TEXT[:30_000])
-
-
-@pytest.mark.parametrize(("ring_bytes", "limit"), [(64 << 10, 16 << 10), (256 << 10, 64 << 10)])
-def test_small_ring_holds_several_of_the_largest_records(capturing, kind, pair, ring_bytes, limit):
-    capture = capturing(payload_source=kind, pids=(os.getpid(),), ring_bytes=ring_bytes)
-    client, server = pair("unix")
-    want_whole(capture, client)
-    for _ in range(3):
-        client.send(TEXT[:70_000])
-        server.recv(70_000, socket.MSG_WAITALL)
-    assert [event.data for event in capture.sent(client)] == [TEXT[:limit]] * 3
-    assert capture.counter(Cause.RING_FULL).events == 0
-    for _ in range(20):
-        client.send(TEXT[:70_000])
-        server.recv(70_000, socket.MSG_WAITALL)
-        capture.poll()
-    assert len(capture.sent(client)) == 23
-
-
-@pytest.mark.parametrize("missing", ["has_loops", "has_atomics"])
-def test_older_kernels_can_do_it_too(capturing, kind, pair, monkeypatch, missing):
-    monkeypatch.setattr(probes, missing, lambda: False)
-    capture = capturing(payload_source=kind, pids=(os.getpid(),))
-    for sender in SENDERS:
-        for receiver in RECEIVERS:
-            client, server = pair("unix")
-            want_whole(capture, client, server)
-            pass_on(client, server, sender=sender, receiver=receiver)
-            assert_captured(capture.sent(client), MAX_WHOLE)
-            assert_captured(capture.received(server), MAX_WHOLE)
-            capture.forget_all()

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from parsers.model import Options, Parser
 from parsers.registry import Registry, UnknownParserError
-from tracer.capture import MAX_PORTS
 from tracer.export import Exporter
 from tracer.filters import SpanFilter, protocols_called
 from tracer.pipeline import Pipeline
@@ -178,14 +177,6 @@ def span_filter(arguments: Namespace, registry: Registry) -> SpanFilter:
         latencies=arguments.latency,
         errors=arguments.errors,
     )
-
-
-def whole_ports(registry: Registry) -> tuple[int, ...]:
-    """Ports that only protocols have of which many messages come in one transfer."""
-    ports: dict[bool, set[int]] = {True: set(), False: set()}
-    for parser in registry.parsers.values():
-        ports[bool(getattr(parser, "whole", False))].update(parser.ports)
-    return tuple(sorted(ports[True] - ports[False]))[:MAX_PORTS]
 
 
 def load_registry(arguments: Namespace) -> Registry:

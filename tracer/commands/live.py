@@ -10,6 +10,7 @@ from argparse import Namespace
 from contextlib import ExitStack
 from typing import Final
 
+from tracer.arguments import SNAPLEN
 from tracer.cgroups import resolve_cgroup, resolve_container
 from tracer.child import TracedCommand
 from tracer.commands.common import (
@@ -21,13 +22,15 @@ from tracer.commands.common import (
     log_to_stderr,
     make_gate,
     span_filter,
-    whole_ports,
 )
 from tracer.pipeline import POLL_S, Pipeline
 from tracer.probes import KernelSource, Settings
 from tracer.procfs import ProcessTable
 from tracer.recorder import Recorder
 
+FIRST_BYTES: Final = 128 << 10
+"""Captured of a connection before its protocol is known; what was asked at once, by one that
+pipelines, is often more than the snap length."""
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 DRAIN_S: Final = 0.4
@@ -67,7 +70,7 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
             stack.callback(command.end)
         gate = make_gate(arguments, output) if hasattr(arguments, "export") else Gate({}, None)
         stack.callback(gate.close)
-        settings = capture_settings(arguments, command, whole_ports(registry))
+        settings = capture_settings(arguments, command)
         seed = secrets.randbits(64)
         processes = ProcessTable(service_names=dict(arguments.service_name))
         source = KernelSource(settings, processes)
@@ -147,10 +150,8 @@ def _drain(pipeline: Pipeline, gate: Gate) -> None:
             break
 
 
-def capture_settings(
-    arguments: Namespace, command: TracedCommand | None, ports: tuple[int, ...] = ()
-) -> Settings:
-    """What the kernel half is to do; `ports` are those of `whole_ports`.
+def capture_settings(arguments: Namespace, command: TracedCommand | None) -> Settings:
+    """What the kernel half is to do.
 
     Raises:
         NoCgroupError: a control group or container that is not there.
@@ -171,5 +172,6 @@ def capture_settings(
         comms=tuple(arguments.comm),
         ports=tuple(arguments.port),
         cgroups=tuple(cgroups),
-        whole_ports=ports,
+        # Who asks for less is to get less.
+        first_bytes=FIRST_BYTES if arguments.snaplen >= SNAPLEN else 0,
     )

@@ -14,7 +14,6 @@ from parsers.registry import Registry, UnknownParserError
 from tests.exporters import samples
 from tests.tracer.fakes import FakeSource
 from tracer.arguments import parse
-from tracer.capture import MAX_PORTS
 from tracer.commands import common
 from tracer.commands.common import (
     METHODS_VARIABLE,
@@ -25,7 +24,6 @@ from tracer.commands.common import (
     load_registry,
     make_gate,
     span_filter,
-    whole_ports,
 )
 from tracer.events import Cause
 from tracer.pipeline import Pipeline
@@ -180,20 +178,6 @@ def test_exporters_made_before_one_that_cannot_be_are_closed(made):
     with pytest.raises(ExporterError):
         make_gate(parse(["watch", "--export", "otlp", "--export", "bad"]), "compact")
     assert [exporter.closed for _, _, exporter in made] == [1, 1]
-
-
-def test_ports_whose_connections_begin_whole_are_those_of_no_other_protocol():
-    def speaking(*ports, whole):
-        return type("Any", (Http1Parser,), {"whole": whole, "ports": frozenset(ports)})
-
-    parsers = {
-        "http1": speaking(80, 8080, whole=False),
-        "http2": speaking(80, 8080, 50051, whole=True),
-        "redis": speaking(6379, 16379, whole=True),
-    }
-    assert whole_ports(Registry(parsers, Options())) == (6379, 16379, 50051)
-    many = {"many": speaking(*range(1, 3000), whole=True)}
-    assert len(whole_ports(Registry(many, Options()))) == MAX_PORTS
 
 
 def test_filter_flags_become_a_filter():

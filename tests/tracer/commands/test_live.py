@@ -208,8 +208,8 @@ def test_settings_are_what_the_flags_say(tmp_path, monkeypatch):
     monkeypatch.setattr(live, "resolve_container", lambda each: ([tmp_path / each], [5, 6]))
     line = "watch -p 1 --comm nginx --port 80 --cgroup a.slice --container 12345678"
     line += " --snaplen 1k --buffer 1M --source syscall"
-    settings = capture_settings(parse(line.split()), None, (6379,))
-    assert settings.whole_ports == (6379,)
+    settings = capture_settings(parse(line.split()), None)
+    assert settings.first_bytes == 0
     assert settings.pids == (1, 5, 6)
     assert settings.comms == ("nginx",)
     assert settings.ports == (80,)
