@@ -82,8 +82,6 @@ def main() -> int:
         site = Site()
         lacking = start(site, stack)
         pairs = [("--port", str(port)) for port in site.ports]
-        if site.redis:  # its program has many names, and all of them are long
-            pairs.append(("--service-name", "redis-server=redis"))
         flags = [word for pair in pairs for word in pair]
         if is_recording:
             if lacking:

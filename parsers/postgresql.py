@@ -338,7 +338,9 @@ def _read_error(reader: Reader, stop: int) -> bytes:
     head = data[start : min(stop, start + MAX_ERROR_BYTES)]
     if reader.marking:
         told = b"".join(match[0].lstrip(b"\0") for match in TOLD.finditer(head))
-        reader.replace(start, error(stop - start, told)[: max(reader.end - start, 0)])
+        here = max(reader.end - start, 0)
+        # The length may be a lie: what fills a message ends with what is here of it.
+        reader.replace(start, error(min(stop - start, here + MAX_ERROR_BYTES), told)[:here])
         reader.omit(start, min(stop, reader.end))
     return head
 

@@ -132,8 +132,8 @@ class RedisParser:
         """The request whose arguments are being passed over, while it is open."""
         self._left = 0
         """Arguments of it that are still to come."""
-        self._mute = False
-        """CLIENT REPLY OFF."""
+        self._mute: bool | None = False
+        """CLIENT REPLY OFF; None where the end of it may have been lost."""
         self._skip = False
         """CLIENT REPLY SKIP: the next command is not answered."""
         self._stack: list[int] = []
@@ -189,6 +189,10 @@ class RedisParser:
             self._asked = self._unanswered = True
         if kind is not REQUEST:
             self._stack = []
+        else:
+            # What would have been skipped is lost.
+            self._skip = False
+            self._mute = None if self._mute else self._mute
 
     # -- requests ---------------------------------------------------------------------
 
@@ -210,7 +214,7 @@ class RedisParser:
             request.open = True
             self._asking = request
             self._left = left
-        if command.role or self._mute or self._skip:
+        if command.role or self._mute is not False or self._skip:
             self._consider(request, command.role)
         return request
 
@@ -229,8 +233,9 @@ class RedisParser:
         elif role is Role.REPLY_SKIP:
             self._skip = not self._mute
             skip = True
-        if self._mute or skip:
+        if self._mute is not False or skip:
             request.one_way = True
+            request.gap = self._mute is None
             request.namespace = self._database
             if role is Role.SELECT:
                 self._database = None
@@ -268,6 +273,9 @@ class RedisParser:
                 reply.switches_to = REPLICATION
                 self._push(reader, keep=True)
                 return reply
+        if request is None and self._mute is None:
+            # Somebody is answered again.
+            self._mute = False
         if self._unanswered:
             if tag == b"*":
                 refuse_acknowledgement(reader)

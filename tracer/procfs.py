@@ -253,7 +253,7 @@ class ProcessTable:
             self._counters["resource_variables_void"] += 1
         title = comm.decode(errors="replace")
         executable = PurePosixPath(path).name or title
-        program = service.program_name(executable, argv)
+        program = service.program_name(executable, argv, title)
         resource: dict[str, AttributeValue] = {
             "service.name": service.service_name(
                 configured=self._service_names.get(program) or self._service_names.get(title, ""),

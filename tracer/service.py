@@ -22,6 +22,8 @@ MAX_ATTRIBUTES: Final = 128
 MAX_NAME_CHARS: Final = 255
 """A longer service name is cut: it labels metrics."""
 
+COMM_CHARS: Final = 15
+"""The kernel keeps no more of a program's name."""
 CONTAINER: Final = re.compile(r"(?:^|[-:])(?P<id>[0-9a-f]{64})(?:\.scope)?$")
 """The last part of `docker-<id>.scope`, `kubepods-…:cri-containerd:<id>`, or `<id>` alone."""
 POD: Final = re.compile(r"pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})")
@@ -183,15 +185,22 @@ INTERPRETERS: Final = (
 MAIN_CLASS: Final = re.compile(r"^(?:[\w$]+[./])*[A-Z][\w$]*$")
 
 
-def program_name(executable: str, argv: Sequence[str]) -> str:
+def program_name(executable: str, argv: Sequence[str], comm: str = "") -> str:
     """What an operator calls the program: the executable's name, or what an interpreter runs.
 
     `python3 -m http.server` is `http.server`, `java -jar shop-1.2.jar` is `shop`. An argument
     is taken for a program only if it looks like one; any other may be a secret.
+
+    A program with several names (`redis-server` is a link to `redis-check-rdb` in Debian, most
+    commands one to `busybox`) has the one it was called by, where `comm` and argv[0] agree on it.
     """
     for pattern, interpreter in INTERPRETERS:
         if pattern.match(executable):
             return _program(interpreter, argv) or _title(executable, argv) or executable
+    if comm and not executable.startswith(comm) and argv:
+        called = PurePosixPath(argv[0].partition(" ")[0]).name
+        if called[:COMM_CHARS] == comm:
+            return called
     return executable
 
 

@@ -55,7 +55,7 @@ UNSURE = {
         "error.type",
     ),
     *("wirespan.rpc.request.messages", "wirespan.rpc.response.messages"),
-    "db.response.returned_rows",
+    *("db.response.returned_rows", "db.namespace"),
 }
 """What may be less where bytes are missing."""
 POSTGRESQL = ("plain", "pipelined", "copies", "asyncpg_all", "big")
@@ -276,6 +276,9 @@ def untrue(spans, truth, but=frozenset()):
 
 def part_of(span, but):
     """What must be true of a span although something may be missing; names depend on all."""
+    if span["attributes"].get("db.system.name") == "mysql":
+        # Which of those who speak it, the greeting says.
+        but |= {"db.system.name"}
     if is_whole(span):
         return facts(span, but | {"name"})
     said = facts(span, but | UNSURE)

@@ -78,7 +78,7 @@ def test_carried_recording_shows_every_hop_from_both_ends():
     kinds = [span["kind"] for span in found]
     assert kinds.count("client") == kinds.count("server") == len(found) / 2
     services = {span["resource"]["service.name"] for span in found}
-    assert services == {"curl", "nginx", "shop", "stock", "redis", "dnsmasq", "postgres"}
+    assert services == {"curl", "nginx", "shop", "stock", "redis-server", "dnsmasq", "postgres"}
     assert {span["attributes"]["wirespan.completeness"] for span in found} == {"complete"}
 
 

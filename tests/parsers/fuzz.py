@@ -34,6 +34,8 @@ GROWTH = 3.0
 """How much longer a part of a long conversation may take than the same part alone."""
 SLOW_S = 0.02
 """What takes less is not worth a second look."""
+TRIES = 3
+"""What is slow once may have been the machine."""
 SERVER = Endpoint("10.0.0.1", 80)
 STRANGER = 0.1
 """How often a conversation of one protocol goes on with one of another."""
@@ -253,10 +255,12 @@ def attempt(seed: int, protocol: str | None) -> None:
         steps, feed = tampered_datagrams(random_, protocol), play_datagrams
     else:
         steps, feed = tampered(random_, protocol), play
-    once = feed(steps, seed)
-    many = feed(steps * TIMES, seed)
-    if many > SLOW_S:
-        assert many < GROWTH * TIMES * max(once, SLOW_S / TIMES), f"{once} -> {many} s"
+    for _ in range(TRIES):
+        once = feed(steps, seed)
+        many = feed(steps * TIMES, seed)
+        if many < max(SLOW_S, GROWTH * TIMES * max(once, SLOW_S / TIMES)):
+            return
+    raise AssertionError(f"{once} -> {many} s")
 
 
 def main() -> int:

@@ -237,6 +237,27 @@ def test_client_reply_says_what_is_answered():
     assert one_way(wire, off + GET + array("RESET") + GET) == [True, True, False, False]
 
 
+def test_after_a_loss_nobody_knows_whether_there_will_be_replies():
+    def ask(*, resumed=False):
+        reader = Reader(GET)
+        reader.resumed = resumed
+        message = wire.parser.parse(reader, Kind.REQUEST, None)
+        return message.one_way, message.gap
+
+    wire = Wire().ask(array("CLIENT", "REPLY", "OFF"))
+    assert ask() == (True, False)
+    assert ask(resumed=True) == (True, True)
+    assert ask() == (True, True)
+    # The answer to CLIENT REPLY ON, which was lost.
+    wire.reply(b"+OK\r\n")
+    assert ask() == (False, False)
+    wire = Wire().ask(array("CLIENT", "REPLY", "SKIP"))
+    assert ask(resumed=True) == (False, False)
+    wire = Wire().ask(array("CLIENT", "REPLY", "OFF"))
+    assert wire.reply(b"+OK\r\n")
+    assert ask() == (True, False)
+
+
 def test_who_is_not_answered_is_on_a_known_database():
     wire = Wire()
     reader = Reader(array("CLIENT", "REPLY", "OFF") + GET + array("SELECT", "1") + GET)

@@ -239,7 +239,7 @@ def test_process_replaced_while_it_is_read_does_not_lend_its_name(proc, table, m
 
 def test_exec_makes_another_program_of_the_same_process(proc, table):
     proc.add(7, comm="sh", exe="/bin/dash", cmdline=b"sh\0")
-    assert table.lookup(7, opened(7, 1000, comm=b"sh")).service_name == "dash"
+    assert table.lookup(7, opened(7, 1000, comm=b"sh")).service_name == "sh"
     proc.add(7)
     served = table.lookup(7, opened(7, 1000, comm=b"nginx"))
     assert served.service_name == "nginx"

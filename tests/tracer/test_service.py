@@ -253,3 +253,19 @@ class TestServiceName:
 
     def test_name_is_bounded(self):
         assert len(service_name(environ={}, attributes={}, unit="x" * 1000)) == MAX_NAME_CHARS
+
+
+@pytest.mark.parametrize(
+    ("executable", "argv", "comm", "name"),
+    [
+        ("redis-check-rdb", ["redis-server *:6379"], "redis-server", "redis-server"),
+        ("busybox", ["httpd", "-f"], "httpd", "httpd"),
+        ("mariadbd", ["/usr/sbin/mysqld", "--user=mysql"], "mysqld", "mysqld"),
+        ("multi", ["/bin/a-very-long-program-name"], "a-very-long-pro", "a-very-long-program-name"),
+        ("worker", ["token=secret"], "pool", "worker"),
+        ("postgres", ["postgres: shop"], "postgres", "postgres"),
+        ("worker", [], "other", "worker"),
+    ],
+)
+def test_program_with_several_names_has_the_one_it_was_called_by(executable, argv, comm, name):
+    assert program_name(executable, argv, comm) == name
