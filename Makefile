@@ -85,6 +85,7 @@ fmt: setup ## format Python and C in place
 .PHONY: bench
 bench: setup ## measure: microseconds an exchange, nanoseconds a socket call, memory
 	$(Q)$(BIN)/python tests/bench.py
+	$(Q)$(BIN)/python tests/parsers/bench_parsers.py
 
 .PHONY: fuzz
 fuzz: setup ## feed the parsers mutated conversations for FUZZ_SECONDS

@@ -121,16 +121,17 @@ static __always_inline __u32 move_turn(struct ws_socket *socket, __u32 direction
 /* A verdict has had its effect: nothing of it is left but that the socket is wanted whole. */
 static __always_inline void settle(struct ws_socket *socket, const __u64 *cookie)
 {
-	struct ws_verdict *verdict;
+	struct ws_verdict *verdict = bpf_map_lookup_elem(&verdicts, cookie);
+	__u32 action = socket->action;
 
 	socket->action = WS_FULL;
-	if (!socket->whole) {
-		bpf_map_delete_elem(&verdicts, cookie);
+	/* What was said since is another verdict, and the epoch will bring it. */
+	if (!verdict || verdict->action != action || verdict->until != socket->skip_until)
 		return;
-	}
-	verdict = bpf_map_lookup_elem(&verdicts, cookie);
-	if (verdict)
+	if (socket->whole)
 		verdict->action = WS_FULL;
+	else
+		bpf_map_delete_elem(&verdicts, cookie);
 }
 
 /* What user space wants of this transfer: WS_DELIVERED, WS_STOPPED or WS_SKIPPED. */
@@ -212,9 +213,9 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	__u32 slot = scratch_slot(transfer->direction);
 	struct ws_scratch *room = bpf_map_lookup_elem(&scratch, &slot);
 	bool is_urgent = false;
-	__u32 want = wanted(socket, transfer->size, &is_urgent);
 	__u32 cause = transfer->cause;
 	__u32 captured = 0;
+	__u32 want = 0;
 	__u32 skip = 0;
 	__u8 flags = 0;
 	__u64 length;
@@ -231,6 +232,7 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	if (!transfer->size) {
 		flags |= WS_EOF;
 	} else if (cause == WS_DELIVERED) {
+		want = wanted(socket, transfer->size, &is_urgent);
 		if (transfer->place.is_buffer)
 			captured = copy_buffer(room, transfer->place.vector, transfer->place.count,
 					       want, skip);

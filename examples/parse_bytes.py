@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import partial
 
 from parsers.model import Endpoint, Side, Transport
-from parsers.tally import Tally
 from parsers.registry import Registry
 from parsers.session import Session
+from parsers.tally import Tally
 
 INGRESS, EGRESS = 0, 1
 TURN_START = 8

@@ -225,6 +225,13 @@ class Conversation:
 
     def _end_stream(self, stream: Stream, reason: str | None) -> None:
         """No more bytes in this direction."""
+        message = stream.message
+        if message is not None and message.correlation_id is not None and not stream.lost:
+            # Nothing was lost of it: it has no end, and the end of the connection says why.
+            stream.measure()
+            message.size -= stream.skip
+            stream.message = None
+            message.open = True
         whole = stream.lost or (reason is None and stream.skip > UNTIL_CLOSE >> 1)
         self._finish(stream, None if whole else reason or "connection_closed")
         self._forget(stream)

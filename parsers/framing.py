@@ -4,7 +4,8 @@
 * A gap inside a body that the parser skips is no gap.
 * Where framing is lost, the rest of the turn is passed over. The next turn of that direction
   is where a message begins, if it looks like one; nothing is looked for in the middle of a
-  turn, since nobody could tell which of its messages that is.
+  turn, since nobody could tell which of its messages that is. Only of a multiplexed parser, whose
+  messages say themselves which they are, the beginning of each later transfer is tried as well.
 * What follows a response to an unknown request is unsure: its length may have depended on the
   request. There too the next turn decides.
 """

@@ -180,6 +180,11 @@ class Parser(Protocol):
 
     An instance lives as long as its connection and keeps what the protocol makes it
     keep. Besides `ParseError` no exception may leave it.
+
+    Two more class attributes may be there. `refinements`, a frozenset of names: what
+    `Message.protocol` of its messages may say. `multiplexed`, a bool: parts of many messages,
+    each with an id, come interleaved, so that a turn may begin inside of a part and framing
+    may be found again within one.
     """
 
     name: ClassVar[str]

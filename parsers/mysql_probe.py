@@ -157,7 +157,7 @@ def _text(text: bytes, *, is_whole: bool) -> Likeness:
     if text[1] == 1:
         # Attributes come first; their values may be anything.
         return _behind_attributes(text, is_whole=is_whole)
-    text = text[:TEXT_BYTES]
+    text = (text.rstrip(b"\0") if is_whole else text)[:TEXT_BYTES]
     if UNPRINTABLE.search(text):
         return NO
     match = SQL.match(text)

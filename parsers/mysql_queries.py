@@ -85,6 +85,9 @@ def read_query(reader: Reader, size: int) -> tuple[Query, bool]:
     if query is None:
         begin = _pass_attributes(reader, payload, start)
         text = payload[begin:]
+        if wanted == size:
+            # Servers take what programs in C may send along: the end of the string.
+            text = text.rstrip(b"\0")
         if marking:
             text = mask(text, Dialect.MYSQL)
             reader.replace(start + begin, text)

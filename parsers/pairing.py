@@ -34,6 +34,7 @@ class Pairing:
     """The requests of one connection that wait, and the exchanges that are done."""
 
     __slots__ = (
+        "_asked_ns",
         "_deep",
         "_early",
         "_early_request",
@@ -84,6 +85,8 @@ class Pairing:
         """Responses to requests of turns before this may have been lost."""
         self._missed_turn = -1
         """Requests of this turn or before it were lost."""
+        self._asked_ns = 0
+        """When the latest request began."""
         self._overlaps = False
         """The client has asked before it had all its responses, or may have."""
         self._deep = False
@@ -120,7 +123,15 @@ class Pairing:
         pending = self.pending
         if self._owed:
             self._owed = False
+            if (
+                (self._deep or self._proven)
+                and self._lost_turn <= self._missed_turn
+                and request.first_ns - self._asked_ns < QUIET_NS
+            ):
+                # The responses to what was lost have not come, and it asks again.
+                self._overlaps = True
             self._doubt(request.turn)
+        self._asked_ns = request.first_ns
         if pending:
             if pending[-1].turn == request.turn:
                 self._deep = True

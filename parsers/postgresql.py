@@ -281,6 +281,8 @@ class PostgresqlParser:
             head = _read_error(reader, stop)
             match = SQLSTATE.search(head)
             response.status = match[1].decode() if match else UNKNOWN_STATUS
+            if request is not None and request.earlier:
+                request.refuse(response.steps)
             if response.status in NAMELESS and request is not None and request.operation != QUERY:
                 # So it is not what we think that name stands for.
                 request.text = None

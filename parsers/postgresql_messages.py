@@ -20,10 +20,13 @@ EXECUTE: Final = "Execute"
 FUNCTION_CALL: Final = "FunctionCall"
 STARTUP: Final = "StartupMessage"
 CANCEL: Final = "CancelRequest"
+PARSE: Final = "Parse"
 RUNS: Final = frozenset({QUERY, EXECUTE})
 """Operations that run a statement."""
-PREPARES: Final = frozenset({"Parse", "Bind", "Describe"})
+PREPARES: Final = frozenset({PARSE, "Bind", "Describe"})
 """Operations of units that run none."""
+MAX_EARLIER: Final = 64
+"""Statements of a unit that are told apart when one is refused; drivers prepare as many at once."""
 
 
 class Prefix(bytes):
@@ -64,12 +67,33 @@ class PostgresqlRequest(Message):
     """Its response ends with ReadyForQuery: only that says the transaction's state."""
     steps: int = field(default=0, init=False)
     """How many replies the parts of a unit get, without that to Execute."""
+    earlier: list[tuple[int, bytes | None]] = field(default_factory=list, init=False)
+    """Statements before `text`, each with the number of steps before the next: clients prepare
+    several before one Sync."""
     flushed: bool = field(default=False, init=False)
     """A Flush has ended the unit: nothing follows the replies."""
     given: int = field(default=0, init=False)
     """Passwords, and ends of COPY data, that the client has added."""
     answered: bool = field(default=False, init=False)
     """Its response has ended."""
+
+    def turn_to(self, text: bytes | None) -> None:
+        """The next parts of a unit are about `text`."""
+        if self.steps and text is not self.text:
+            before = self.text
+            if len(self.earlier) >= MAX_EARLIER:
+                self.earlier.pop()
+                before = None
+            self.earlier.append((self.steps, before))
+        self.text = text
+
+    def refuse(self, step: int) -> None:
+        """The part after `step` others has failed: it may be about an earlier statement."""
+        for stop, text in self.earlier:
+            if step < stop:
+                self.text = text
+                self.operation = PARSE
+                return
 
 
 @dataclass(slots=True)

@@ -323,7 +323,7 @@ class Requests:
             if text is not None and not isinstance(text, Prefix) and stop <= reader.end:
                 # The types of parameters are no secret.
                 reader.position = stop
-            unit.text = text
+            unit.turn_to(text)
             unit.truncated = isinstance(text, Prefix) and reader.cut
         elif tag == BIND:
             zero = data.find(b"\0", body, min(stop, body + MAX_NAME_BYTES))
@@ -332,10 +332,10 @@ class Requests:
                 second = data.find(b"\0", zero + 1, min(stop, zero + 1 + MAX_NAME_BYTES))
             if second < 0 and not _is_here(reader, stop, 2 * MAX_NAME_BYTES):
                 return False
-            unit.text = None
+            text = self._statements.get(data[zero + 1 : second]) if second >= 0 else None
+            unit.turn_to(text)
             if second >= 0:
-                unit.text = self._statements.get(data[zero + 1 : second])
-                self._portals.keep(data[body:zero], unit.text)
+                self._portals.keep(data[body:zero], text)
                 reader.position = second + 1
                 if reader.marking:
                     mark_parameters(reader, second + 1, stop)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 from parsers.conversation import REQUEST
+from parsers.correlation import ANSWERED_NS
 from parsers.detection import TURN_START, Candidates, Detection, Transfer
 from parsers.framing import Framing
 from parsers.model import Options, Side
@@ -27,8 +28,6 @@ from parsers.tally import Tally
 EOF: Final = 1
 """`enum ws_data_flag`: the peer has finished sending."""
 
-ANSWERED_NS: Final = 10_000_000_000
-"""How long the rest of a request is waited for that has been answered already."""
 TURN_END_NS: Final = 1_000_000_000
 """Silence after which a response of unknown length is taken to have ended."""
 

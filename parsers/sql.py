@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from parsers.cache import Cache
-from parsers.sql_literals import MASK, Dialect, mask, strip
+from parsers.sql_literals import MASK, Dialect, Setting, mask, strip
 from parsers.sql_summary import VERBS, summarise, words
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ LITERALS: Final = words(
 )
 """Names of token types; not all exist in every version."""
 SQLGLOT_NAMES: Final = {Dialect.MYSQL: "mysql", Dialect.POSTGRESQL: "postgres"}
-PLAIN_VALUES: Final = words("DEFAULT NULL CURRENT FROM ON OFF , .")
 
 NOTHING: Final = Statement("", "", understood=False)
 
@@ -71,6 +70,9 @@ _FIRST_WORD: Final = re.compile(r"[\s(;]*+([A-Za-z]++)(?![\w$.])")
 _UNREADABLE: Final = re.compile("[\0-\x08\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 """Not in SQL outside of literals: the text was something else."""
 _LINES: Final = re.compile(r"[\s\0-\x1f\x7f]+")
+
+_PARAMETER: Final = re.compile(r"\$(?=[0-9])")
+"""sqlglot takes $1,$ for what begins a quoted text."""
 
 _ITEM: Final = r"(?:-\s?)?\?"
 _FIELD: Final = rf"\s?(?:{_ITEM}|NULL|DEFAULT|\$[0-9]++|%s|:[A-Za-z_]\w*+)\s?"
@@ -130,8 +132,10 @@ def _analyse(shape: str, dialect: Dialect, *, cut: bool) -> Statement:
         return NOTHING
     if _UNREADABLE.search(shape):
         return Statement(first[1], "", understood=False)
+    # As long as before, so that places stay; words are taken from the text itself.
+    told = _PARAMETER.sub("_", shape) if dialect is Dialect.POSTGRESQL else shape
     try:
-        tokens = _tokenizer(dialect)(shape)
+        tokens = _tokenizer(dialect)(told)
     except Exception:  # noqa: BLE001 - whatever it is, it is the end of this text only
         return Statement(first[1], "", understood=False)
     return _tell(shape, tokens, dialect, cut=cut)
@@ -142,9 +146,7 @@ def _tell(shape: str, tokens: list[Token], dialect: Dialect, *, cut: bool) -> St
     spoken: list[str] = []
     parts: list[str] = []
     done = 0
-    settings = dialect is Dialect.POSTGRESQL
-    verb = ""
-    sets = value = False
+    setting = Setting() if dialect is Dialect.POSTGRESQL else None
     for token in tokens:
         start = token.start
         word = shape[start : token.end + 1]
@@ -152,22 +154,8 @@ def _tell(shape: str, tokens: list[Token], dialect: Dialect, *, cut: bool) -> St
             # $1 is a dollar and a number here, and no literal.
             if shape[start - 1 : start] != "$":
                 word = MASK
-        elif settings:
-            # The value of a setting is a string that needs no quotes: SET role TO secret.
-            upper = word.upper()
-            if upper == ";":
-                verb = ""
-                sets = value = False
-            elif not verb:
-                verb = upper
-                sets = upper == "SET"
-            elif value:
-                if upper not in PLAIN_VALUES:
-                    word = MASK
-            elif upper == "SET":
-                sets = verb == "ALTER"
-            elif sets and upper in {"TO", "="}:
-                value = True
+        elif setting is not None and setting.hides(word):
+            word = MASK
         if start > done and parts:
             parts.append(" ")
         parts.append(word)

@@ -21,6 +21,8 @@ from functools import cache
 from typing import Final, NamedTuple
 
 MASK: Final = "?"
+PLAIN_VALUES: Final = frozenset({"DEFAULT", "NULL", "CURRENT", "FROM", "ON", "OFF", ",", "."})
+"""Of settings, with what stands between them."""
 
 
 class Dialect(Enum):
@@ -235,3 +237,30 @@ def _mask_doubtful(text: str, readings: list[_Reading], *, whole: bool) -> str:
         done = stop
     parts.append(text[done:])
     return "".join(parts)
+
+
+class Setting:
+    """Which words of PostgreSQL's statements are values of settings: SET role TO secret."""
+
+    __slots__ = ("_sets", "_value", "_verb")
+
+    def __init__(self) -> None:
+        self._verb = ""
+        self._sets = self._value = False
+
+    def hides(self, word: str) -> bool:
+        """Whether the next word is one, and is to be masked."""
+        upper = word.upper()
+        if upper == ";":
+            self._verb = ""
+            self._sets = self._value = False
+        elif not self._verb:
+            self._verb = upper
+            self._sets = upper == "SET"
+        elif self._value:
+            return upper not in PLAIN_VALUES
+        elif upper == "SET":
+            self._sets = self._verb == "ALTER"
+        elif self._sets and upper in {"TO", "="}:
+            self._value = True
+        return False

@@ -237,7 +237,7 @@ class _Walk:
             return operation
         self._at = at
         frame.wanted = kind not in _UNNAMED_KINDS
-        frame.listing = frame.verb == "DROP"
+        frame.listing = frame.wanted and frame.verb == "DROP"
         operation = f"{operation} {self._words[at]}"
         if kind in _BODIES:
             self._parts.append(operation)

@@ -117,6 +117,9 @@ def kept_ranges(reader: Reader, start: int, direction: int, position: int) -> li
         left_out = left_out + [(a, a + len(text)) for a, text in substitutes]
     parts = []
     for a, b in sorted(left_out):
+        if a >= stop:
+            # Of what a parser has looked at and not taken.
+            break
         if a > start:
             parts.append((start, a - start, b""))
         start = max(start, b)

@@ -46,6 +46,9 @@ class Payload(NamedTuple):
     offset: int
     """Index into the chunk of the first captured byte."""
     captured: int
+    end: int
+    """Index behind the record. Between the captured bytes and there stands what the ring buffer
+    held before."""
 
 
 def payloads(chunk: bytes) -> Iterator[Payload]:
@@ -58,11 +61,11 @@ def payloads(chunk: bytes) -> Iterator[Payload]:
             chunk, offset
         )
         start = offset + RECORD_HEADER_BYTES
+        offset = start + ((word & LENGTH_MASK) + 7 & ~7)
         if kind == DATA and not word & DISCARDED:
             peer = PEER_STRUCT.size if flags & HAS_PEER else 0
             payload = start + DATA_STRUCT.size + peer
-            yield Payload(cookie, direction, position, size, start, payload, captured)
-        offset = start + ((word & LENGTH_MASK) + 7 & ~7)
+            yield Payload(cookie, direction, position, size, start, payload, captured, offset)
 
 
 def cut(chunk: bytearray, payload: Payload, captured: int, flag: int) -> None:

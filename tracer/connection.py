@@ -10,7 +10,7 @@ from typing import Final
 from parsers.datagrams import PATIENCE_NS, DatagramSession
 from parsers.model import Endpoint, Exchange, Side, Transport
 from parsers.session import Session
-from parsers.stream import Stream
+from parsers.stream import POSITION_MASK, Stream
 from tracer.events import LATE, PEER_STRUCT, CloseEvent, CloseReason, OpenEvent, address_text
 from tracer.span import Peering, Process
 
@@ -39,7 +39,6 @@ ERROR_OF_REASON: Final[dict[int, str]] = {
 NOWHERE: Final = Endpoint("", 0)
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - to be told from an address, not to be bound
 """What says that a socket has none of its own; that of IPv6 is no text at all."""
-POSITION_MASK: Final = 0xFFFFFFFF
 
 AnySession = Session | DatagramSession
 """What parses a socket: one stream, or datagrams of many."""

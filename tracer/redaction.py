@@ -11,7 +11,8 @@ the same ones. Compression makes a run of one byte cost nothing. The blank is 0x
 may stand in a URL, in a field value and in a chunk of a body without changing what is around
 it, and because no protocol begins with it, so that bytes that no parser wanted are refused
 again on replay. What a parser wanted and could not use (half a head, then nothing) is cut off,
-and a flag of its transfer says what became of it.
+and a flag of its transfer says what became of it. Behind a payload, where records are rounded
+up, stands what the ring buffer held before: zeros take its place.
 
 What is held is bounded in time and size; what is written undecided for that is counted. One
 more limit: where half a head, of which the rest was lost, is all that told the protocol of a
@@ -274,7 +275,7 @@ class Redactor:
 
     def _blank(self, chunk: bytes, end: int) -> bytes:
         """Blank what nobody kept of a chunk whose number is the one before `end`."""
-        redacted: bytearray | None = None
+        redacted = bytearray(chunk)
         connections = self._connections
         seen = set()
         for each in payloads(chunk):
@@ -292,11 +293,10 @@ class Redactor:
             if direction.was_probed(each.position, each.size) and not (parts or unread):
                 unread = 0, WAITED
             size = each.captured
+            redacted[each.offset + size : each.end] = bytes(each.end - each.offset - size)
             whole = parts and parts[0][0] == 0 and parts[0][1] >= size and not parts[0][2]
             if unread is None and (whole or not size):
                 continue
-            if redacted is None:
-                redacted = bytearray(chunk)
             lost = size - _blank_payload(redacted, chunk, each, parts)
             if unread is not None:
                 cut(redacted, each, min(unread[0], size), unread[1])
@@ -304,7 +304,7 @@ class Redactor:
                 self.undecided_bytes += lost
         for cookie in seen:
             self._let_go(cookie)
-        return chunk if redacted is None else bytes(redacted)
+        return bytes(redacted)
 
     def _let_go(self, cookie: int) -> None:
         """Forget a connection of which nothing is held; of another, what is written."""

@@ -134,7 +134,7 @@ def _table_lines(table: ConnectionTable) -> list[str]:
         (sum(tally.parse_errors.values()), "parse error", ""),
         (tally.gap_bytes, "byte", "of messages missing"),
         (tally.overlap_bytes, "byte", "seen twice"),
-        (tally.limits, "message", "cut: longer than the bound"),
+        (tally.limits, "time", "a bound was reached: of a message, or of what may wait"),
         (counters.unreported, "exchange", "lost to a parser's failure"),
     )
     lines = [f"{_count(count, 'connection')} {text}" for count, text in connections if count]

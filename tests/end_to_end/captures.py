@@ -36,10 +36,13 @@ def written(path: Path) -> None:
 
 
 @contextmanager
-def sniffed(path: Path, ports: list[int]) -> Iterator[None]:
-    """Write to a pcap file what these ports say over the loopback interface; nothing may lack."""
+def sniffed(path: Path, ports: list[int], what: str = "port") -> Iterator[None]:
+    """Write to a pcap file what these ports say over the loopback interface; nothing may lack.
+
+    `what` is `tcp port` where others may ask name servers from one of them.
+    """
     needs("tcpdump")
-    wanted = " or ".join(f"port {port}" for port in ports)
+    wanted = " or ".join(f"{what} {port}" for port in ports)
     command = ["tcpdump", "-i", "lo", "-U", "-B", str(BUFFER_KIB), "-s", "0"]
     # Not with --immediate-mode: the buffer then has room for few frames, each as for the largest.
     # Without -Z it would write as another user, who may not have the folder.

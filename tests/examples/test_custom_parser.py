@@ -6,9 +6,9 @@ import pytest
 from examples.custom_parser import JobsParser
 from parsers.http1 import Http1Parser
 from parsers.model import Endpoint, Options, Side, Transport
-from parsers.tally import Tally
 from parsers.registry import Registry
 from parsers.session import Session
+from parsers.tally import Tally
 
 TURN_START = 8
 QUEUE = Endpoint("10.0.0.1", 11300)

@@ -9,7 +9,7 @@ that nobody answers, `a` more bytes of the last of the sequence, `*3` a response
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -130,6 +130,34 @@ def test_gap_over_the_end_of_a_part_marks_all_that_is_under_way():
     player = play(*steps, up("a .", 5, seen=False), down("a .", 1), up("b .", 1), down("b .", 1))
     player.play([Step("close")])
     assert told(player) == "b:b! a:a!"
+
+
+@pytest.mark.parametrize("verb", ["+", "."])
+@pytest.mark.parametrize("reason", ["close", "reset"])
+def test_end_of_the_connection_inside_a_part_is_what_failed(verb, reason):
+    part = down(f"a {verb}", 500)
+    player = play(up("a ."), replace(part, data=part.data[:100], size=100), Step(reason))
+    (exchange,) = player.exchanges
+    ends = {"close": "connection_closed", "reset": "connection_reset"}
+    assert exchange.error_type == ends[reason]
+    assert exchange.completeness is Completeness.COMPLETE
+    assert exchange.response.size == 100
+
+
+def test_end_of_the_connection_inside_a_request_leaves_it_unanswered():
+    part = up("a .", 500)
+    player = play(replace(part, data=part.data[:100], size=100), Step("close"))
+    (exchange,) = player.exchanges
+    assert exchange.completeness is Completeness.UNANSWERED
+    assert exchange.error_type == "connection_closed"
+
+
+def test_end_of_the_connection_behind_a_loss_says_nothing():
+    part = down("a .", 500)
+    lost = [up("a ."), down("a +", 9, seen=False), replace(part, data=part.data[100:200], size=100)]
+    (exchange,) = play(*lost, Step("reset")).exchanges
+    assert exchange.completeness is Completeness.GAP
+    assert exchange.error_type is None
 
 
 def test_message_that_ends_its_exchange():

@@ -8,11 +8,12 @@ from functools import partial
 import pytest
 
 from parsers import framing
+from parsers.correlation import ANSWERED_NS
 from parsers.detection import TURN_START
 from parsers.framing import MAX_BUFFER_BYTES, MAX_ERRORS, MAX_OVERLAP_BYTES
 from parsers.http1 import Http1Parser
 from parsers.model import Side
-from parsers.session import ANSWERED_NS, EOF
+from parsers.session import EOF
 from parsers.stream import LOST, REFUSED, WAITED
 from tests.parsers.corpus import Player, Step
 from tests.parsers.lines import LineParser

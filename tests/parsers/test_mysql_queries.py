@@ -29,6 +29,15 @@ def test_same_bytes_give_the_same_object():
     assert read(long)[0] is not read(long)[0]
 
 
+def test_a_zero_behind_the_text_is_none_of_it():
+    for marking in (False, True):
+        query, _, reader = read(b"SELECT 'x' FROM t\0", marking=marking)
+        assert query.text.replace("?", "'x'").split() == ["SELECT", "'x'", "FROM", "t"]
+        assert reader.position == reader.end
+    # It may be none that ends the text.
+    assert read(b"SELECT a\0", size=MAX_TEXT_BYTES + 1, cut=True)[0].text == "SELECT a\0"
+
+
 @pytest.mark.parametrize(
     ("text", "database", "drops"),
     [

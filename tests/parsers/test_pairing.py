@@ -354,3 +354,30 @@ def test_queue_by_id_is_bounded():
         talk.ask("1", 1, number)
     assert talk.pairing.tally.limits == 1
     assert len(talk.pairing) == 1
+
+
+def test_who_asks_again_before_the_responses_to_what_was_lost_is_not_trusted():
+    talk = Talk().ask("1 2", 1).reply("a b", 2).ask("3 4", 3)
+    talk.pairing.lose_requests(3)
+    # Had it waited, the responses to what was lost would be here.
+    talk.reply("c d", 4).ask("5 6", 5).reply("x y", 6)
+    assert talk.told == "1a 2b 3c 4d 5- 6-"
+    assert talk.fates[4:] == [GAP, GAP]
+
+
+def test_unless_it_was_quiet_in_between():
+    talk = Talk().ask("1 2", 1).reply("a b", 2).ask("3 4", 3)
+    talk.pairing.lose_requests(3)
+    talk.reply("c d", 4)
+    talk.now_ns += QUIET_NS
+    talk.ask("5 6", 5).reply("e f", 6)
+    assert talk.told == "1a 2b 3c 4d 5e 6f"
+
+
+def test_or_responses_were_lost_as_well():
+    talk = Talk().ask("1 2", 1).reply("a b", 2).ask("3 4", 3).reply("c d", 4).ask("5", 5)
+    talk.pairing.lose_requests(5)
+    talk.reply("e", 6)
+    talk.pairing.lose_responses(7)
+    talk.ask("6 7", 7).reply("f g", 8)
+    assert talk.told == "1a 2b 3c 4d 5e 6f 7g"

@@ -90,6 +90,10 @@ ONLY_POSTGRESQL = [
     ("UPDATE t SET a = b", "UPDATE t SET a = b"),
     ("SELECT a ? 'b', a @> '{}' FROM t", "SELECT a ? ?, a @> ? FROM t"),
     ("INSERT INTO t VALUES ($1, $2), ($3, $4)", "INSERT INTO t VALUES ($1, $2)"),
+    # Not a string between $1,$ and another of these.
+    ("INSERT INTO t VALUES ($1,$2),($3,$4)", "INSERT INTO t VALUES ($1,$2)"),
+    ("UPDATE t SET a=$1,b='x' WHERE c IN ($2,$3)", "UPDATE t SET a=$1,b=? WHERE c IN ($2,$3)"),
+    ("SELECT a$1,$1,$1$x$ pw $x$ FROM t", "SELECT a$1,$1,$1? FROM t"),
     ("SELECT ARRAY[1, 2], B'01', U&'x' UESCAPE '!'", "SELECT ARRAY[?, ?], ?, ? UESCAPE ?"),
     ("FETCH 100 FROM c", "FETCH ? FROM c"),
     # sqlglot takes this for a comment of a template.

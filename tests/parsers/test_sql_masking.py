@@ -19,11 +19,17 @@ TEXTS = [
     b"",
     b"  SELECT  1  ",
 ]
+SETTINGS = [
+    b"SET my.token TO pl4nted",
+    b'SET LOCAL search_path = "pl4nted", pl4nted2, DEFAULT; SELECT kept FROM t SET',
+    b"alter role kept set my.token = pl4nted.pl4nted",
+    b"ALTER SYSTEM SET x TO pl4nted$1",
+]
 PIECES = st.sampled_from(
     [
         *("SELECT", "FROM", "t", "WHERE", "a", "=", "$1", "'x'", "'it''s'", '"q"', "`b`", "12"),
         *("0x1F", "1.5e-3", ",", "(", ")", "-- c\n", "/*c*/", "E'\\''", "$$d$$", ";", "'", "\\"),
-        *("#", "TRUE", "NULL", "\u00e9", "/*!1", "*/", "--"),
+        *("#", "TRUE", "NULL", "\u00e9", "/*!1", "*/", "--", "SET", "TO", "ALTER"),
     ]
 )
 
@@ -38,6 +44,17 @@ def test_it_is_as_long_and_means_the_same(text, dialect):
         describe(each.decode("utf-8", "replace"), dialect, whole=True) for each in (masked, text)
     )
     assert said == wanted
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_values_of_settings_need_no_quotes(text):
+    test_it_is_as_long_and_means_the_same(text, Dialect.POSTGRESQL)
+    assert b"kept" not in text or b"kept" in mask(text, Dialect.POSTGRESQL)
+
+
+def test_in_mysql_they_need_them():
+    text = b"SET NAMES utf8mb4, sql_mode = ansi"
+    assert mask(text, Dialect.MYSQL) == text
 
 
 @pytest.mark.parametrize("dialect", Dialect)

@@ -122,6 +122,7 @@ BOTH = [
     ("VALUES (1, 2)", "VALUES"),
     ("TABLE t", "TABLE t"),
     ("DROP USER bob", "DROP USER"),
+    ("DROP USER bob, eve", "DROP USER"),
     ("CREATE ROLE bob", "CREATE ROLE"),
     ("SELECT a FROM", "SELECT"),
     ("SELECT a FROM ?", "SELECT"),

@@ -42,6 +42,10 @@ def test_what_lies_past_the_end_is_not_kept():
     assert ranges(b"x" * 10, [], start=4, position=50) == [(4, 6)]
 
 
+def test_what_was_marked_but_not_taken_keeps_nothing_before_it():
+    assert ranges(b"x" * 10, [(2, 3), (8, 9)], position=5) == [(0, 2), (3, 2)]
+
+
 def test_substitutes_stand_in_for_what_was_replaced():
     assert substituted([(2, b"ab"), (8, b"z")]) == [
         (0, 2, b""),

@@ -243,3 +243,15 @@ def test_notes_on_bytes_never_seen_do_no_harm():
         direction=0, cookie=1, timestamp_ns=5, position=1000, size=3, turn=1, data=b"abc"
     )
     assert case.give([event]) == [(b"\xff" * 3, 0)]
+
+
+def test_what_the_ring_buffer_held_before_is_not_kept():
+    case = Case()
+    event = DataEvent(
+        direction=INGRESS, cookie=1, timestamp_ns=5, position=1000, size=5, turn=1, data=b"abcde"
+    )
+    clean = chunk_of([event])
+    stale = clean.removesuffix(bytes(3)) + b"key"
+    case.session.kept.append(Kept(INGRESS, 1000, 5, 0))
+    (batch,) = case.redactor.take(Batch(stale, case.now_ns, 0), lambda _: case.session)
+    assert batch.chunk == clean
