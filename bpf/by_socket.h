@@ -236,7 +236,7 @@ static __always_inline int on_transfer(struct sock *sk, int ret, int flags, __u3
 	} else if (flags & MSG_TRUNC && transport == WS_TCP) {
 		transfer.cause = WS_DISCARDED;
 	}
-	if (!has_wanted_port(sk) && !(transfer.has_peer && is_wanted_port(transfer.peer.port)))
+	if (!passes_ports(sk, socket, &transfer))
 		return 0;
 	transfer.counted = true;
 	if (transport == WS_TCP) {

@@ -56,9 +56,9 @@ static __always_inline void on_exit(const void *sk, struct task_struct *task,
 						    COMMON_FIELD(sk, skc_flags));
 		transfer->end -= left;
 	}
-	if (!has_wanted_port(sk) && !(transfer->has_peer && is_wanted_port(transfer->peer.port)))
-		return;
 	socket = bpf_map_lookup_elem(&sockets_by_id, &id);
+	if (!passes_ports(sk, socket, transfer))
+		return;
 	if (!socket) {
 		struct ws_socket fresh = { .cookie = id };
 

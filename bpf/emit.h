@@ -36,6 +36,21 @@ static __always_inline bool has_wanted_port(const void *sk)
 	return !filter_ports || is_wanted_port(local_port(sk)) || is_wanted_port(remote_port(sk));
 }
 
+/*
+ * Whether the ports filter lets a transfer pass. A datagram that was received into no
+ * address (recvfrom with NULL) does not say who sent it; it passes where the socket has
+ * sent to a wanted port. `socket` may be NULL.
+ */
+static __always_inline bool passes_ports(const void *sk, struct ws_socket *socket,
+					 const struct ws_transfer *transfer)
+{
+	if (has_wanted_port(sk))
+		return true;
+	if (!transfer->has_peer)
+		return socket && socket->answers && transfer->direction == WS_INGRESS;
+	return is_wanted_port(transfer->peer.port);
+}
+
 static __always_inline void count(__u32 cause, const struct ws_socket *socket,
 				  const struct ws_transfer *transfer, bool is_first)
 {
@@ -278,6 +293,8 @@ static __always_inline void deliver(struct ws_socket *socket, const void *sk,
 
 	if (is_end && socket->ended)
 		return;
+	if (transfer->has_peer && transfer->direction == WS_EGRESS)
+		socket->answers = 1;
 	if (!socket->opened && !socket->positioned && !transfer->counted)
 		/* TCP Fast Open: data goes out before the handshake is over */
 		*position_of(socket, transfer->direction) = transfer->end - transfer->size;

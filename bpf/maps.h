@@ -65,7 +65,8 @@ struct ws_socket {
 	__u32 skip_direction;
 	__u32 skip_until;
 	__u32 spent; /* of first_bytes; all of it once there was a verdict */
-	__u32 pad;
+	__u8 answers; /* datagrams to a wanted port went out: those that come may be answers */
+	__u8 pad[3];
 	__u8 role;
 	__u8 transport;
 	__u8 late;

@@ -119,6 +119,8 @@ class Streams(dict[int, Stream]):
             # What has begun with an unknown status was an interim response.
             response.head = head
         assert stream is not None
+        if head.grpc or head.grpc_status:
+            _recognise(stream)
         if head.grpc_status:
             response.grpc_status = head.grpc_status
         elif block.partial and isinstance(stream.request, GrpcRequest):
@@ -196,3 +198,14 @@ class Streams(dict[int, Stream]):
             if counter is not None and message is not None and message.open:
                 counter.lose()
                 message.count = counter.count
+
+
+def _recognise(stream: Stream) -> None:
+    """A response says that a call was one of gRPC where its request's content type is unknown."""
+    request = stream.request
+    if request is None or isinstance(request, GrpcRequest) or not request.head.partial:
+        return
+    if request.head.method != "POST" or "content-type" in request.head.fields:
+        return
+    # Others hold this message already: it cannot be replaced by another. Nobody has counted.
+    request.__class__ = GrpcRequest

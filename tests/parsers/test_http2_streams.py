@@ -375,3 +375,35 @@ def test_fields_of_a_block_in_several_frames():
     )
     assert len(found) == 1
     assert found[0].head.target == "/"
+
+
+UNKNOWN = indexed(70)
+LATE = POST + HTTP + literal(b":path", b"/pkg.Service/Method")
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "is_call"),
+    [
+        (LATE + UNKNOWN, ANSWER, True),
+        (LATE + UNKNOWN, OK + literal(b"grpc-status", b"5"), True),
+        (LATE + UNKNOWN, OK, False),
+        (LATE, ANSWER, False),
+        (GET + UNKNOWN, ANSWER, False),
+        (LATE + UNKNOWN + literal(b"content-type", b"text/plain"), ANSWER, False),
+    ],
+)
+def test_a_response_tells_that_a_call_was_one_of_grpc(asked, answered, is_call):
+    talk = Talk()
+    (request,) = talk.ask(head(1, asked))
+    talk.answer(head(1, answered))
+    assert isinstance(request, GrpcRequest) is is_call
+    assert request.count == -1
+
+
+def test_where_only_the_trailers_tell_nobody_has_counted():
+    talk = Talk()
+    (request,) = talk.ask(head(1, LATE + UNKNOWN))
+    (response,) = talk.answer(head(1, OK + UNKNOWN, ends=False))
+    talk.answer(head(1, literal(b"grpc-status", b"5")))
+    assert isinstance(request, GrpcRequest)
+    assert (response.count, response.grpc_status) == (-1, "5")

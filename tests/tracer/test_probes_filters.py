@@ -156,6 +156,29 @@ def test_port_of_a_datagrams_peer_decides(capturing, kind):
         assert not capture.of(other)
 
 
+def test_datagram_whose_receiver_does_not_ask_for_the_sender_passes_where_one_went_out(
+    capturing, kind
+):
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        for each in (server, client, stranger):
+            each.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        capture = capturing(payload_source=kind, pids=(os.getpid(),), ports=(port,))
+        client.sendto(b"question", server.getsockname())
+        _, asking = server.recvfrom(100)
+        server.sendto(b"answer", asking)
+        assert client.recv(100) == b"answer"
+        server.sendto(b"nobody asked", stranger.getsockname())
+        stranger.recv(100)
+        assert [each.data for each in capture.sent(client)] == [b"question"]
+        assert [each.data for each in capture.received(client)] == [b"answer"]
+        assert not capture.of(stranger)
+
+
 @pytest.fixture
 def cgroup():
     mount = unified_mount()
