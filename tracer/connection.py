@@ -82,6 +82,7 @@ class Connection:
     __slots__ = (
         "asked_ns",
         "cookie",
+        "judged",
         "last_ns",
         "peering",
         "peerings",
@@ -109,6 +110,8 @@ class Connection:
         """When the kernel was last told to stop, in the time of its events."""
         self.speaks: type = NoneType
         """The parser for which it was decided how much of each transfer is wanted."""
+        self.judged = False
+        """The kernel was told to capture no more than the beginning of each transfer."""
         self.whole = False
         """More than the snap length is wanted of each transfer."""
         self.asked_ns = 0

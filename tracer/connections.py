@@ -49,6 +49,7 @@ from tracer.events import (
     DISCARDED,
     HAS_PEER,
     LENGTH_MASK,
+    MAX_SNAPLEN,
     MAX_WHOLE,
     OPEN,
     PEER_STRUCT,
@@ -169,7 +170,7 @@ class ConnectionTable:
                     self._drop_session(connection, session)
                 elif session.parser.__class__ is not connection.speaks:
                     self._choose(connection, session)
-                elif size != captured:
+                elif size != captured or captured > MAX_SNAPLEN:
                     self._spare(connection, session, direction, captured)
                 continue
             word = int.from_bytes(chunk[offset : offset + 4], "little")
@@ -307,7 +308,7 @@ class ConnectionTable:
         if connection is None:
             return
         session = connection.session
-        if session is None or connection.whole:
+        if session is None or connection.whole or connection.judged:
             self.source.forget(event.cookie)
         if session is None:
             return
@@ -386,6 +387,10 @@ class ConnectionTable:
         elif whole and 0 < captured < MAX_WHOLE and connection.asked_long_ago:
             # The kernel may have forgotten what it was told, as its map is bounded.
             self._ask_whole(connection)
+        elif captured > MAX_SNAPLEN and not whole and not connection.judged:
+            # One of its first transfers, taken whole because nobody knew what it speaks.
+            connection.judged = True
+            self.source.advise(connection.cookie, Action.FULL)
 
     def _choose(self, connection: Connection, session: AnySession) -> None:
         """A parser was found, or the protocol has changed: does it need more than heads?"""

@@ -97,3 +97,15 @@ def test_wish_is_made_where_the_protocol_changes():
     assert not wholes(table)
     table.feed(conversation.send(OK))
     assert wholes(table) == [Verdict.FULL]
+
+
+def test_connection_that_needs_no_more_than_heads_is_judged_once():
+    table = Table()
+    conversation = served()
+    conversation.snaplen = 128 << 10
+    for _ in range(3):
+        conversation.recv(GET).send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + bytes(20_000)
+        )
+    table.feed(conversation)
+    assert table.source.advice == [(1, Verdict.FULL, 0, 0)]

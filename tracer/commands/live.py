@@ -28,9 +28,10 @@ from tracer.probes import KernelSource, Settings
 from tracer.procfs import ProcessTable
 from tracer.recorder import Recorder
 
-FIRST_BYTES: Final = 128 << 10
-"""Captured of a connection before its protocol is known; what was asked at once, by one that
-pipelines, is often more than the snap length."""
+FIRST_BYTES: Final = 512 << 10
+"""Captured of a connection before its protocol is known: what is asked at once, by one that
+pipelines, is often more than the snap length, and on a busy machine it takes some milliseconds
+until somebody has looked."""
 EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 DRAIN_S: Final = 0.4
