@@ -102,6 +102,7 @@ class DatagramSession(DatagramPairing):
         if not data:
             # It was not captured, but it may have been the answer.
             self._lost_ns[direction] = timestamp_ns
+            self._tally.gap_bytes += size
             return
         parser = self.parser or self._choose(direction, data, peer)
         if parser is None:
@@ -126,6 +127,7 @@ class DatagramSession(DatagramPairing):
                 # Two threads work on the socket, and what was first is told second.
                 return
             self._lost_ns[direction] = timestamp_ns
+            self._tally.gap_bytes += position - end & POSITION_MASK
         self._ends[direction] = position + size & POSITION_MASK
 
     def _choose(self, direction: int, data: bytes, peer: Endpoint) -> Parser | None:

@@ -64,6 +64,8 @@ MAX_CACHED_BYTES: Final = 512
 """Larger messages repeat themselves less."""
 OUTLINE_BYTES: Final = 1024
 """What an outline takes, about."""
+ADDRESS_BYTES: Final = 100
+"""What an address in it takes, about."""
 IN: Final = 1
 TRANSFERS: Final = frozenset({AXFR, IXFR})
 """What is asked for a zone, whose addresses are no answers."""
@@ -194,7 +196,7 @@ class _Dns:
             error = error_of(code, serves=side is Side.SERVER)
         counts = ("", "wirespan.dns.response.records") if query.type in TRANSFERS else ("", "")
         made = Outline(_name(query), attributes, error, counts=counts)
-        return _outlines.keep(key, made, OUTLINE_BYTES)
+        return _outlines.keep(key, made, OUTLINE_BYTES + ADDRESS_BYTES * len(addresses))
 
 
 class DnsParser(_Dns):

@@ -179,7 +179,8 @@ class Decoder:
             if self._changes > MAX_SHARED_CHANGES:
                 return found
         if len(block) <= MAX_CACHED_BYTES:
-            cache.keep(key, found, BLOCK_BYTES + 2 * len(block))
+            held = sum(map(len, found.fields.values()))
+            cache.keep(key, found, BLOCK_BYTES + 2 * len(block) + held)
         return found
 
     def entry(self, index: int) -> Entry:

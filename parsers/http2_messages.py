@@ -165,8 +165,9 @@ def outline(exchange: Exchange, view: View) -> Outline:
     if found is None:
         partial = isinstance(request, Http2Request) and request.head.partial
         found = describe(head, status, error, view, partial=partial)
-        if len(head.target) <= MAX_CACHED_BYTES:
-            _outlines.keep(key, found, HEAD_BYTES + 3 * len(head.target))
+        held = len(head.target) + sum(map(len, head.fields.values()))
+        if held <= MAX_CACHED_BYTES:
+            _outlines.keep(key, found, HEAD_BYTES + 3 * held)
     return found
 
 

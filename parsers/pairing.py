@@ -22,8 +22,9 @@ from parsers.correlation import EARLY_NS, Correlation
 from parsers.model import Completeness, Exchange, Kind, Message, Parser
 from parsers.tally import Tally
 
-MAX_PENDING: Final = 4096
-"""Requests without a response on one connection."""
+MAX_PENDING: Final = 32_768
+"""Requests without a response on one connection: a pipeline of a bulk load holds ten thousand.
+What they take counts into the bound of all sessions together."""
 QUIET_NS: Final = 1_000_000_000
 """Silence after which requests and responses can no longer be out of step."""
 

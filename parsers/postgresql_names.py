@@ -49,14 +49,16 @@ class Names:
         if text is None:
             return
         self._named[name] = text
-        self._bytes += len(text)
+        self._bytes += len(name) + len(text)
         while self._bytes > MAX_TEXT_BYTES or len(self._named) > MAX_NAMES:
             self.drop(next(iter(self._named)))
 
     def drop(self, name: bytes) -> None:
         """`name` stands for nothing any more."""
         if name:
-            self._bytes -= len(self._named.pop(name, b""))
+            text = self._named.pop(name, None)
+            if text is not None:
+                self._bytes -= len(name) + len(text)
         else:
             self._unnamed = None
 

@@ -47,11 +47,11 @@ def _columns(size: int) -> bytes:
 
 
 def _setting(size: int) -> bytes:
-    return FILL * (size - 2) + b"\0\0"
+    return (FILL * (size - 2) + b"\0\0")[:size]
 
 
 def _notification(size: int) -> bytes:
-    return FILL * (size - 2) + b"\0\0"
+    return (FILL * (size - 2) + b"\0\0")[:size]
 
 
 def error(size: int, told: bytes) -> bytes:

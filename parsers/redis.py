@@ -27,7 +27,6 @@ from typing import ClassVar, Final
 
 from parsers.cache import Cache
 from parsers.model import (
-    AttributeValue,
     Endpoint,
     Exchange,
     Kind,
@@ -40,6 +39,7 @@ from parsers.model import (
 )
 from parsers.reader import Reader
 from parsers.redis_commands import Command, Role
+from parsers.redis_outline import DEFAULT_PORT, describe
 from parsers.redis_probe import probe_request, probe_response
 from parsers.redis_pushes import (
     KINDS,
@@ -52,10 +52,9 @@ from parsers.redis_pushes import (
     read_total,
     refuse_acknowledgement,
 )
-from parsers.redis_replies import OTHER_ERROR, read_values
+from parsers.redis_replies import read_values
 from parsers.redis_requests import pass_arguments, read_head
 
-DEFAULT_PORT: Final = 6379
 REPLICATION: Final = "redis-replication"
 """What a connection speaks behind PSYNC: a stream of commands that nobody answers."""
 
@@ -176,7 +175,7 @@ class RedisParser:
         key = (command, namespace, error, batch, exchange.error_type, server)
         outline = _outlines.get(key)
         if outline is None:
-            outline = _describe(command, namespace, error, batch, exchange.error_type, server)
+            outline = describe(command, namespace, error, batch, exchange.error_type, server)
             _outlines.keep(key, outline, 1000 + 2 * len(command.text))
         return outline
 
@@ -376,32 +375,3 @@ class RedisParser:
         request.confirmed += 1
         reply.interim = request.confirmed < expected
         return reply
-
-
-def _describe(
-    command: Command,
-    namespace: str | None,
-    error: str,
-    batch: int,
-    error_type: str | None,
-    server: Endpoint,
-) -> Outline:
-    attributes: dict[str, AttributeValue] = {
-        "db.system.name": "redis",
-        "db.operation.name": command.name,
-    }
-    if namespace is not None:
-        attributes["db.namespace"] = namespace
-    attributes["db.query.text"] = command.text
-    if command.procedure:
-        attributes["db.stored_procedure.name"] = command.procedure
-    if batch >= 0 and batch != 1:
-        attributes["db.operation.batch.size"] = batch
-    if error and error != OTHER_ERROR:
-        attributes["db.response.status_code"] = error
-    if server.address:
-        attributes["server.address"] = server.address
-        if server.port and server.port != DEFAULT_PORT:
-            attributes["server.port"] = server.port
-    name = f"{command.name} {command.procedure}" if command.procedure else command.name
-    return Outline(name, attributes, error_type or error or None)

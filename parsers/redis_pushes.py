@@ -69,9 +69,10 @@ def first_word(reader: Reader) -> bytes:
     size = int(match[1])
     if size > MAX_WORD_BYTES:
         return b""
-    if match.end() + size + 2 > reader.end:
+    stop = match.end() + size
+    if stop + 2 > reader.end:
         _wait(reader)
-    return data[match.end() : match.end() + size]
+    return data[match.end() : stop] if data[stop : stop + 2] == b"\r\n" else b""
 
 
 def read_total(reader: Reader) -> int:

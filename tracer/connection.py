@@ -28,6 +28,8 @@ MAX_PEERINGS: Final = 1024
 """Other ends of one socket that are remembered."""
 ASK_AGAIN_NS: Final = 1_000_000_000
 """What is under way when the kernel is told something does not heed it yet."""
+REQUEST_BYTES: Final = 300
+"""Of a request that waits, about."""
 MAX_SKIP_BYTES: Final = 1 << 30
 """Positions are compared modulo 2**32, so a distance must stay well below half of it."""
 ERROR_OF_REASON: Final[dict[int, str]] = {
@@ -174,9 +176,11 @@ def is_spent(session: AnySession | None) -> bool:
 
 
 def held_bytes(connection: Connection) -> int:
-    """Payload that its session holds; -1 if it has none."""
+    """Payload and requests that its session holds; -1 if it has none."""
     session = connection.session
-    return -1 if session is None else session.buffered_bytes
+    if session is None:
+        return -1
+    return session.buffered_bytes + REQUEST_BYTES * session.in_flight
 
 
 def pass_time(session: AnySession, now_ns: int) -> None:

@@ -66,7 +66,7 @@ from tracer.span import Peering, Process
 MAX_CONNECTIONS: Final = 20_000
 """About 3 KiB each while their protocol is known."""
 MAX_BUFFERED_BYTES: Final = 64 * 1024 * 1024
-"""Payload of all sessions together that waits for more."""
+"""Payload and requests of all sessions together that wait for more."""
 CLOSE_GRACE_NS: Final = 100_000_000
 """How long data may be read after the close: a receive queue outlives a reset, and two CPUs
 may report in either order."""
@@ -439,7 +439,7 @@ class ConnectionTable:
                 self._settle(connection, session, partial(pass_time, session, now_ns))
             elif connection.last_ns < spent_ns and is_spent(session):
                 spent.append(connection)
-            buffered += session.buffered_bytes
+            buffered += held_bytes(connection)
         for connection in quiet:
             self.counters.quiet += 1
             self._forget(connection)
@@ -454,7 +454,7 @@ class ConnectionTable:
             session = connection.session
             if session is None or buffered <= self.max_buffered_bytes // 2:
                 break
-            buffered -= session.buffered_bytes
+            buffered -= held_bytes(connection)
             self.counters.overfull += 1
             self._leave(connection, session)
             self._stop(connection)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from parsers.correlation import EARLY_NS
+from parsers.correlation import EARLY_NS, MAX_OPEN
 from parsers.model import Completeness, Message
 from parsers.pairing import MAX_PENDING, QUIET_NS, Pairing
 from parsers.tally import Tally
@@ -350,7 +350,7 @@ def test_queue_is_bounded():
 
 def test_queue_by_id_is_bounded():
     talk = Talk()
-    for number in range(MAX_PENDING + 1):
+    for number in range(MAX_OPEN + 1):
         talk.ask("1", 1, number)
     assert talk.pairing.tally.limits == 1
     assert len(talk.pairing) == 1
