@@ -148,7 +148,8 @@ class Conversation:
             message.last_ns = timestamp_ns
             message.size = offset - stream.start
             if stream.kind is REQUEST:
-                self._asked(stream, message)
+                if message.one_way or stream.answer is not None or message.switches_to is not None:
+                    self._asked(stream, message)
             elif not message.interim:
                 self._answer(stream, message, None)
             else:
@@ -183,9 +184,11 @@ class Conversation:
             asking.message = None
         pairing = self._pairing
         pairing.answer(request, response, error_type)
-        for _ in range(min(response.answers - 1, len(pairing.pending))):
-            pairing.answer(pairing.claim(response), response, error_type)
-        self._switch(response)
+        if response.answers > 1:
+            for _ in range(min(response.answers - 1, len(pairing.pending))):
+                pairing.answer(pairing.claim(response), response, error_type)
+        if response.switches_to is not None:
+            self._switch(response)
 
     def _switch(self, message: Message) -> None:
         """After some messages a connection goes on with another protocol, known or not."""

@@ -66,7 +66,8 @@ class Framing(Conversation):
         reader.cut = hole > 0 and not flags & WAITED
         reader.resumed = stream.resumed
         base = stream.offset - hole - end
-        self._passed(stream, base, timestamp_ns)
+        if stream.message is not None:
+            self._passed(stream, base, timestamp_ns)
         parser = self.parser
         assert parser is not None
         while start < end and self.opaque is None:
@@ -105,7 +106,8 @@ class Framing(Conversation):
             if start > end:
                 stream.skip = start - end
                 break
-            self._passed(stream, base + start, timestamp_ns)
+            if stream.message is not None:
+                self._passed(stream, base + start, timestamp_ns)
             parser = self.parser
             assert parser is not None
         reader.data = b""
