@@ -134,9 +134,7 @@ class Conversation:
             # Until it is returned again, it is under way no more.
             stream.message = None
             message.last_ns = timestamp_ns
-            if not message.open:
-                self._complete(stream, message, offset, timestamp_ns)
-        elif not message.open:
+        if not message.open:
             self._complete(stream, message, offset, timestamp_ns)
 
     def _complete(self, stream: Stream, message: Message, offset: int, timestamp_ns: int) -> None:

@@ -27,7 +27,6 @@ RECORD: Final = Struct("!HHIH")
 
 RESPONSE_BIT: Final = 0x8000
 TRUNCATED_BIT: Final = 0x0200
-RECURSION_BIT: Final = 0x0100
 RESERVED_BIT: Final = 0x0040
 TOP_BIT: Final = 0x8000
 """Of a class: mDNS asks for a private answer, or says that the records are all there are."""

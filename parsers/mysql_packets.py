@@ -31,7 +31,6 @@ ANY_SEQUENCE: Final = -1
 
 GREETING: Final = 0x0A
 OK: Final = 0x00
-MORE_AUTH: Final = 0x01
 LOCAL_INFILE: Final = 0xFB
 EOF: Final = 0xFE
 ERR: Final = 0xFF

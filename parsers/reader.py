@@ -102,14 +102,6 @@ class Reader:
         """Four bytes, big endian."""
         return int.from_bytes(self.take(4), "big")
 
-    def u16le(self) -> int:
-        """Two bytes, little endian."""
-        return int.from_bytes(self.take(2), "little")
-
-    def u24le(self) -> int:
-        """Three bytes, little endian."""
-        return int.from_bytes(self.take(3), "little")
-
     def u32le(self) -> int:
         """Four bytes, little endian."""
         return int.from_bytes(self.take(4), "little")

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures that tcpdump writes while the tracer watches, and what a replay makes of a file."""
+"""Captures by tcpdump, recordings, and what a replay makes of either."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -57,8 +58,28 @@ def sniffed(path: Path, ports: list[int], what: str = "port") -> Iterator[None]:
     assert re.search(r"^0 packets dropped by kernel", said, re.MULTILINE), said
 
 
+def record(path: Path, flags: list[str], work: Callable[[], object]) -> tuple[bytes, bytes]:
+    """Record to `path` while `work` runs; what was printed meanwhile, as JSON, and the summary."""
+    command = [WIRESPAN, "watch", "-o", "json", "-w", str(path), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        try:
+            assert b"Watching" in program.stderr.readline()
+            work()
+            time.sleep(0.4)
+            program.send_signal(signal.SIGINT)
+            return program.communicate(timeout=20)
+        finally:
+            program.kill()
+
+
+def replayed(path: Path) -> bytes:
+    """What a replay of a recording or a capture prints, as JSON."""
+    command = [WIRESPAN, "replay", str(path), "-o", "json"]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def replay(path: Path) -> list[dict[str, Any]]:
     """The spans that a recording or a capture makes."""
-    command = [WIRESPAN, "replay", str(path), "-o", "json"]
-    said = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
-    return [json.loads(line) for line in said.splitlines()]
+    return [json.loads(line) for line in replayed(path).splitlines()]

@@ -16,6 +16,7 @@ import pymysql
 import pytest
 
 from parsers.sql import Dialect, describe
+from tests.end_to_end.captures import record, replayed
 from tests.end_to_end.http2_servers import go_build
 from tests.end_to_end.mariadb_servers import (
     BIG_ROWS,
@@ -25,7 +26,7 @@ from tests.end_to_end.mariadb_servers import (
     mariadb_server,
 )
 from tests.end_to_end.servers import MARGIN_NS, PROGRAMS, needs
-from tests.rig import WIRESPAN, watch
+from tests.rig import watch
 from tests.tracer.conversations import plain
 
 pytestmark = pytest.mark.kernel
@@ -319,32 +320,19 @@ def test_a_client_that_needs_no_eof(server, source, go_client):
 def recorded(source, server, tmp_path_factory):
     """A recording of two clients, and what was printed meanwhile."""
     path = tmp_path_factory.mktemp("recorded") / "a.wspan"
-    command = [WIRESPAN, "watch", "-o", "json", "--source", source, "--port", str(server.port)]
-    with (
-        subprocess.Popen(
-            [*command, "-w", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as capture,
-    ):
-        try:
-            assert b"Watching" in capture.stderr.readline()
-            for name in ("pymysql", "connector"):
-                program(name, server)
-            time.sleep(0.4)
-            capture.send_signal(2)
-            live, summary = capture.communicate(timeout=20)
-        finally:
-            capture.kill()
-    return path, live, summary
+    flags = ["--source", source, "--port", str(server.port)]
+
+    def work():
+        for name in ("pymysql", "connector"):
+            program(name, server)
+
+    return path, *record(path, flags, work)
 
 
 def test_a_replay_prints_the_same(recorded):
     path, live, summary = recorded
-    done = subprocess.run(
-        [WIRESPAN, "replay", str(path), "-o", "json"], capture_output=True, timeout=50, check=False
-    )
-    assert done.returncode == 0, done.stderr
     assert live.count(b"COM_CONNECT") >= 4, summary
-    assert done.stdout == live
+    assert replayed(path) == live
 
 
 def test_no_secret_is_recorded(recorded):
