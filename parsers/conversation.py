@@ -71,11 +71,16 @@ class Conversation:
     def give_up(self, reason: str) -> None:
         """Parse nothing more of this connection."""
         self.opaque = reason
+        self._conclude()
+        for stream in self.streams:
+            self._forget(stream)
+
+    def _conclude(self) -> None:
+        """End what is under way: the rest of it will not be parsed."""
         for stream in self.streams:
             if stream.message is not None:
                 stream.message.gap = True
                 self._finish(stream)
-            self._forget(stream)
         self._pairing.give_up()
 
     @property
@@ -99,7 +104,13 @@ class Conversation:
             response = self.streams[stream is self.streams[0]]
             if response.lost or (response.unsure and not self._pairing.reorders):
                 # Whatever response was still open has ended before this.
+                parser = self.parser
                 self._finish(response)
+                if self.parser is not parser:
+                    # That one has changed the protocol: this was never a request of the old.
+                    self._tally.abandoned_requests += 1
+                    stream.message = None
+                    return
             if message.interim or message.one_way:
                 return
             if message.correlation_id is not None:
@@ -195,6 +206,9 @@ class Conversation:
             return
         for parser in self._candidates():
             if parser.name == name:
+                if message.correlation_id is None:
+                    # No request is handed over: what waits is of the protocol before.
+                    self._conclude()
                 self.parser = self._pairing.parser = parser(self._options)
                 self._pairing.protocol = name
                 if message.correlation_id is not None:

@@ -106,10 +106,11 @@ class Http1Parser:
     whole: ClassVar[bool] = False
     refinements: ClassVar[frozenset[str]] = frozenset({"grpc"})
 
-    __slots__ = ("_methods", "_open_request", "_open_response", "_redact")
+    __slots__ = ("_methods", "_open_request", "_open_response", "_redact", "_scheme")
 
     def __init__(self, options: Options) -> None:
         self._redact = options.redact
+        self._scheme = "https" if options.encrypted else "http"
         self._methods = KNOWN_METHODS if options.http_methods is None else options.http_methods
         self._open_request: HttpRequest | None = None
         """The message whose body is being read, while it is open."""
@@ -174,7 +175,8 @@ class Http1Parser:
                 if request.head.method == "HEAD":
                     length = 0
                 elif answer.status < OK + 100:
-                    message.switches_to = "tunnel"
+                    # What a tunnel carries is TLS, or not for us: its parser finds out.
+                    message.switches_to = "tls"
                     length = 0
         if reader.lost:
             message.truncated = True
@@ -215,11 +217,12 @@ class Http1Parser:
         if head.web:
             return _describe_call(exchange, head, side, server)
         status = response.head.status if isinstance(response, HttpResponse) else 0
-        key = (head, status, exchange.error_type, side, server, self._redact, self._methods)
+        error = exchange.error_type
+        key = (head, status, error, side, server, self._redact, self._methods, self._scheme)
         outline = _outlines.get(key)
         if outline is None:
-            viewed = View(side, server, self._redact, self._methods)
-            outline = describe(head, status, exchange.error_type, viewed)
+            viewed = View(side, server, self._redact, self._methods, self._scheme)
+            outline = describe(head, status, error, viewed)
             if len(head.target) <= MAX_CACHED_HEAD_BYTES:
                 if len(_outlines) >= MAX_OUTLINES:
                     _outlines.clear()

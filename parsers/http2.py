@@ -108,10 +108,11 @@ class Http2Parser:
     refinements: ClassVar[frozenset[str]] = frozenset({"grpc"})
     multiplexed: ClassVar[bool] = True
 
-    __slots__ = ("_directions", "_methods", "_redact", "_streams")
+    __slots__ = ("_directions", "_methods", "_redact", "_scheme", "_streams")
 
     def __init__(self, options: Options) -> None:
         self._redact = options.redact
+        self._scheme = "https" if options.encrypted else "http"
         self._methods = KNOWN_METHODS if options.http_methods is None else options.http_methods
         self._streams = Streams()
         self._directions = (Direction(), Direction())
@@ -166,7 +167,7 @@ class Http2Parser:
 
     def outline(self, exchange: Exchange, side: Side, server: Endpoint) -> Outline:
         """HTTP or RPC span, client or server, by the conventions."""
-        return outline(exchange, View(side, server, self._redact, self._methods))
+        return outline(exchange, View(side, server, self._redact, self._methods, self._scheme))
 
     def _read_data(
         self, reader: Reader, kind: Kind, flags: int, number: int, length: int

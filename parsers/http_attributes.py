@@ -72,6 +72,8 @@ class View(NamedTuple):
     redact: bool
     methods: frozenset[str] = KNOWN_METHODS
     """Methods that may become the name of a span."""
+    scheme: str = "http"
+    """What a request means that names none (RFC 9112 section 3.3): https inside of TLS."""
 
 
 def describe(
@@ -152,7 +154,7 @@ class _Target(NamedTuple):
 def _target(request: Request, view: View) -> _Target:
     fields = request.fields
     target = request.target
-    scheme = fields.get(":scheme", "http")
+    scheme = fields.get(":scheme", view.scheme)
     authorities = [fields.get("host", "")]
     absolute = None if target.startswith("/") else ABSOLUTE_FORM.fullmatch(target)
     if absolute is not None:

@@ -170,6 +170,10 @@ class Options:
 
     redact: bool = True
     """Replace secrets and literals in attributes."""
+    encrypted: bool = False
+    """What is parsed crosses the wire in TLS: not for a user to say."""
+    before: Parser | None = None
+    """What the connection spoke in clear before TLS began: not for a user to say either."""
     http_methods: frozenset[str] | None = None
     """HTTP methods that are known, where the user says so
     (`OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`); None for those of the conventions."""

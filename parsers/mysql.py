@@ -7,7 +7,8 @@ Protocol". OTel: parsers/mysql_attributes.py.
 The first packet of either side's turn has a sequence number that says what it can be: 0 begins
 a command or a connection, 1 answers. Beyond that all is told by lengths, so values are skipped:
 rows, parameters, files. A login is the client's response to the greeting with all rounds of
-authentication, and what the server says in the end.
+authentication, and what the server says in the end. Inside of TLS a connection begins with that
+response, as number 2: the greeting was in clear.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from parsers.mysql_wire import (
     BINLOG_DUMP_GTID,
     CHANGE_USER,
     CLIENT_COMPRESS,
-    CLIENT_DEPRECATE_EOF,
     CLIENT_SECURE_CONNECTION,
     CLIENT_ZSTD,
     CLONE,
@@ -57,6 +57,7 @@ from parsers.mysql_wire import (
     HEADER_BYTES,
     INIT_DB,
     LAST_PREPARED,
+    LOGIN_NUMBERS,
     MAX_PAYLOAD_BYTES,
     QUERY,
     QUIT,
@@ -68,6 +69,9 @@ from parsers.mysql_wire import (
     STMT_FETCH,
     STMT_PREPARE,
     STMT_SEND_LONG_DATA,
+    UNSEEN_GREETING,
+    Greeting,
+    deprecates_eof,
     read_change_user,
     read_greeting,
     read_login,
@@ -124,7 +128,6 @@ class MysqlParser:
     __slots__ = (
         "_answered",
         "_authenticates",
-        "_capabilities",
         "_changing",
         "_client_capabilities",
         "_deprecates_eof",
@@ -137,14 +140,16 @@ class MysqlParser:
         "_reply",
         "_sending",
         "_statements",
-        "_system",
+        "greeting",
     )
 
     def __init__(self, options: Options) -> None:
         self._redact = options.redact
-        self._system = "mysql"
-        self._capabilities = ~0
-        """The server's, all of them until it has said which."""
+        clear = options.before
+        self.greeting: Greeting = (
+            clear.greeting if isinstance(clear, MysqlParser) else UNSEEN_GREETING
+        )
+        """What is known of the server."""
         self._client_capabilities = CLIENT_SECURE_CONNECTION
         self._greeted = False
         """The greeting was the last that was seen."""
@@ -213,8 +218,8 @@ class MysqlParser:
             reader.skip(size)
             self._in_file = self._in_file and size > 0
             return None
-        if sequence == 1:
-            return self._log_in(reader, reader.position + size)
+        if sequence in LOGIN_NUMBERS:
+            return self._log_in(reader, reader.position + size, sequence)
         if sequence or not size:
             raise ParseError(f"packet {sequence} of {size} bytes")
         return self._command(reader, size)
@@ -237,7 +242,8 @@ class MysqlParser:
         command = COMMANDS.get(code)
         if command is None or not command.least <= size <= command.most:
             raise ParseError(f"command {code} of {size} bytes")
-        message = MysqlRequest(code, self._system, self._namespace)
+        namespace = "" if self._changing else self._namespace
+        message = MysqlRequest(code, self.greeting.system, namespace)
         if code in TEXTS:
             query, message.truncated = read_query(reader, size - 1)
             message.query = query
@@ -275,20 +281,19 @@ class MysqlParser:
         message.open = self._large
         return message
 
-    def _log_in(self, reader: Reader, stop: int) -> Message:
-        login = read_login(reader, stop)
-        message = MysqlRequest(CONNECT, self._system, login.database or "")
-        message.packets = 2
+    def _log_in(self, reader: Reader, stop: int, sequence: int) -> Message:
+        login = read_login(reader, stop, sequence)
+        if login.to_mariadb:
+            self.greeting = self.greeting._replace(system="mariadb")
+        message = MysqlRequest(CONNECT, self.greeting.system, login.database or "")
+        message.packets = sequence + 1
         if login.encrypts:
             message.interim = True
             message.switches_to = "tls"
             return message
-        self._client_capabilities = login.capabilities & self._capabilities
-        self._deprecates_eof = bool(self._client_capabilities & CLIENT_DEPRECATE_EOF)
-        if login.database is None:
-            message.drops = ""
-        else:
-            message.database = login.database
+        self._client_capabilities = login.capabilities & self.greeting.capabilities
+        self._deprecates_eof = deprecates_eof(login.capabilities, self.greeting.capabilities)
+        message.database, message.drops = login.database, "" if login.database is None else None
         self._authenticates = True
         return message
 
@@ -340,8 +345,7 @@ class MysqlParser:
         first = data[start + HEADER_BYTES]
         if not sequence and first == GREETING:
             reader.take(HEADER_BYTES + 1)
-            greeting = read_greeting(reader, start + HEADER_BYTES + size)
-            self._system, self._capabilities = greeting.system, greeting.capabilities
+            self.greeting = read_greeting(reader, start + HEADER_BYTES + size)
             self._greeted = True
             return True
         is_end = first == EOF and size == EOF_BYTES and sequence > 1

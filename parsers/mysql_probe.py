@@ -28,12 +28,14 @@ from parsers.mysql_packets import (
 )
 from parsers.mysql_wire import (
     CLIENT_PROTOCOL_41,
+    CLIENT_SECURE_CONNECTION,
     CLIENT_SSL,
     COMMANDS,
     CREATE_DB,
     DROP_DB,
     HEADER_BYTES,
     INIT_DB,
+    LOGIN_IN_TLS,
     MAX_AUTH_BYTES,
     MAX_NAME_BYTES,
     MAX_VERSION_BYTES,
@@ -76,7 +78,7 @@ UPTIME: Final = b"Uptime: "
 
 
 def probe_request(head: bytes) -> Likeness:
-    """A command, several of them, or a login."""
+    """A command, several of them, or a login in clear or inside of TLS."""
     best = SHORT
     position = 0
     for _ in range(MAX_PACKETS):
@@ -127,10 +129,11 @@ def _command(head: bytes, start: int) -> tuple[Likeness, int]:
         return (NO if len(word) == 3 and not size else SHORT), start
     body = start + HEADER_BYTES
     payload = head[body : body + min(size, MAX_AUTH_BYTES)]
-    if not size or (word[3] and (start or word[3] != 1)):
+    sequence = word[3]
+    if not size or (sequence and (start or sequence > LOGIN_IN_TLS)):
         return NO, start
-    if word[3]:
-        return _login(payload, size, len(head) - body), body + size
+    if sequence:
+        return _login(payload, size, len(head) - body, sequence), body + size
     if not payload:
         return SHORT, start
     code = payload[0]
@@ -195,7 +198,7 @@ def _execution(payload: bytes, code: int) -> Likeness:
     return LIKELY if payload[5] & ~0x8F == 0 and payload[6:10] == b"\1\0\0\0" else NO
 
 
-def _login(payload: bytes, size: int, there: int) -> Likeness:
+def _login(payload: bytes, size: int, there: int, sequence: int) -> Likeness:
     if size < 32 or size > MAX_AUTH_BYTES or there > size:
         return NO
     if len(payload) < 32:
@@ -203,9 +206,10 @@ def _login(payload: bytes, size: int, there: int) -> Likeness:
     capabilities = int.from_bytes(payload[:4], "little")
     if not capabilities & CLIENT_PROTOCOL_41 or payload[9:28].strip(b"\0"):
         return NO
-    if size == 32 and not capabilities & CLIENT_SSL:
-        return NO
-    return CERTAIN
+    if sequence == LOGIN_IN_TLS:
+        # CLIENT_SSL was for the request in clear: not every client sets it again.
+        return CERTAIN if size > 32 and capabilities & CLIENT_SECURE_CONNECTION else NO
+    return CERTAIN if size > 32 or capabilities & CLIENT_SSL else NO
 
 
 def _greeting(payload: bytes, rest: bytes, size: int) -> Likeness:

@@ -35,6 +35,13 @@ CLIENT_SECURE_CONNECTION: Final = 0x8000
 CLIENT_PLUGIN_AUTH_LENENC: Final = 1 << 21
 CLIENT_DEPRECATE_EOF: Final = 1 << 24
 CLIENT_ZSTD: Final = 1 << 26
+ANY_CAPABILITIES: Final = ~0
+"""Of a server that has not said which it has."""
+
+LOGIN_IN_TLS: Final = 2
+"""Sequence number of a client's response to the greeting that comes inside of TLS: number 1 was
+the request for it, in clear."""
+LOGIN_NUMBERS: Final = frozenset({1, LOGIN_IN_TLS})
 
 # "Server Status Flags"
 MORE_RESULTS: Final = 0x0008
@@ -133,6 +140,9 @@ class Greeting(NamedTuple):
     capabilities: int
 
 
+UNSEEN_GREETING: Final = Greeting("mysql", ANY_CAPABILITIES)
+
+
 def read_greeting(reader: Reader, stop: int) -> Greeting:
     """The initial handshake packet ("Protocol::HandshakeV10"), behind its first byte."""
     version = reader.until(b"\0", MAX_VERSION_BYTES)
@@ -160,10 +170,12 @@ class Login(NamedTuple):
     """None if it cannot be told."""
     encrypts: bool
     """Only asks for TLS ("Protocol::SSLRequest")."""
+    to_mariadb: bool
+    """It names capabilities that MariaDB alone has: its greeting has offered them."""
 
 
-def read_login(reader: Reader, stop: int) -> Login:
-    """The handshake response ("Protocol::HandshakeResponse41").
+def read_login(reader: Reader, stop: int, sequence: int) -> Login:
+    """The handshake response ("Protocol::HandshakeResponse41"), in clear or inside of TLS.
 
     Raises:
         ParseError: it is none.
@@ -171,20 +183,22 @@ def read_login(reader: Reader, stop: int) -> Login:
     start = reader.position
     size = stop - start
     capabilities = int.from_bytes(reader.take(min(2, size)), "little")
+    if sequence == LOGIN_IN_TLS and (size <= 32 or not capabilities & CLIENT_PROTOCOL_41):
+        raise ParseError("handshake response")
     if not capabilities & CLIENT_PROTOCOL_41 or size < 32:
         # "Protocol::HandshakeResponse320": nothing is of use in it.
         encrypts = size == 5 and bool(capabilities & CLIENT_SSL)
         if size < 6 and not encrypts:
             raise ParseError("handshake response")
         reader.skip(stop - reader.position)
-        return Login(capabilities, None, encrypts)
+        return Login(capabilities, None, encrypts, to_mariadb=False)
     # Largest packet, character set, filler; the last four are capabilities of MariaDB.
     fixed = reader.take(30)
     capabilities |= int.from_bytes(fixed[:2], "little") << 16
     if fixed[7:26].strip(b"\0"):
         raise ParseError("handshake response")
     if size == 32 and capabilities & CLIENT_SSL:
-        return Login(capabilities, "", encrypts=True)
+        return Login(capabilities, "", encrypts=True, to_mariadb=any(fixed[26:]))
     pass_name(reader)
     pass_secret(reader, stop, capabilities)
     database = ""
@@ -192,7 +206,15 @@ def read_login(reader: Reader, stop: int) -> Login:
         database = reader.until(b"\0", MAX_NAME_BYTES).decode("utf-8", "replace")
     # Plug-in, attributes of the connection, level of compression.
     reader.skip(stop - reader.position)
-    return Login(capabilities, database, encrypts=False)
+    return Login(capabilities, database, encrypts=False, to_mariadb=any(fixed[26:]))
+
+
+def deprecates_eof(client: int, server: int) -> bool | None:
+    """Whether an OK stands for the EOF behind definitions; None if that has to be seen."""
+    if client & CLIENT_DEPRECATE_EOF and server == ANY_CAPABILITIES:
+        # Clients say what they can, whatever the server.
+        return None
+    return bool(client & server & CLIENT_DEPRECATE_EOF)
 
 
 def read_change_user(reader: Reader, stop: int, capabilities: int) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Final
 
@@ -21,6 +22,8 @@ class Registry:
     def __init__(self, parsers: dict[str, type[Parser]], options: Options) -> None:
         self.parsers = parsers
         self.options = options
+        self.encrypted_options = replace(options, encrypted=True)
+        """The same for what is inside of TLS."""
         self.failures: dict[str, str] = {}
         """Plug-ins that could not be loaded, with the reason."""
         self._by_transport = {

@@ -230,6 +230,24 @@ def dns_pointers(size: int) -> Iterator[Transfer]:
         yield down(many + record * 240)
 
 
+# -- TLS -----------------------------------------------------------------------------
+
+
+def tls_names(count: int) -> Iterator[Transfer]:
+    """Handshakes, each with another name."""
+    (_, size, hello), *rest = steps("tls/simple")[:4]
+    for number in range(count):
+        yield 0, size, hello.replace(b"shop", b"%04x" % (number % 65536))
+        yield from rest
+
+
+def tls_early_data(size: int) -> Iterator[Transfer]:
+    """Records of one byte, and never an answer."""
+    yield steps("tls/simple")[0]
+    for _ in range(size // 6000):
+        yield up(b"\x17\x03\x03\x00\x01x" * 1000)
+
+
 TYPICAL: dict[str, tuple[str, Maker, int]] = {
     "http2 the same": ("http2", http2("/api/items?page=1"), 5_000),
     "http2 all different": ("http2", http2("/api/items/%d"), 2_000),
@@ -243,6 +261,9 @@ TYPICAL: dict[str, tuple[str, Maker, int]] = {
     "redis the same": ("redis", again("redis/simple", 0, 4), 8_000),
     "redis other keys": ("redis", redis_keys, 8_000),
     "redis pipelined by 16": ("redis", redis_pipeline, 16_000),
+    "tls handshake": ("tls", again("tls/simple", 0, 4), 2_000),
+    "tls 1.2 handshake": ("tls", again("tls/tls-1.2", 0, 4), 2_000),
+    "tls other names": ("tls", tls_names, 2_000),
     "dns the same": ("dns", dns, 8_000),
     "dns other names": ("dns", dns_names, 4_000),
 }
@@ -255,5 +276,6 @@ WORST: dict[str, tuple[str, Maker, int]] = {
     "postgresql rows": ("postgresql", postgresql_rows, 2_000_000),
     "redis array": ("redis", redis_array, 2_000_000),
     "redis nested": ("redis", redis_nested, 400_000),
+    "tls early data": ("tls", tls_early_data, 400_000),
     "dns pointers": ("dns", dns_pointers, 400_000),
 }

@@ -238,7 +238,7 @@ def describe(session: Session, exchange: Exchange) -> dict[str, Any]:
     response = exchange.response
     request = exchange.request
     extras: dict[str, Any] = {}
-    if exchange.protocol != session.parser.name:
+    if exchange.protocol != parser.name:
         extras["protocol"] = exchange.protocol
     if request.resends:
         extras["resends"] = request.resends

@@ -33,10 +33,13 @@ def greeting(
 
 
 def login(
-    database: bytes = b"shop", capabilities: int = CAPABILITIES, auth: bytes = b"\4HASH"
+    database: bytes = b"shop",
+    capabilities: int = CAPABILITIES,
+    auth: bytes = b"\4HASH",
+    sequence: int = 1,
 ) -> bytes:
     fixed = struct.pack("<IIB23x", capabilities, 1 << 24, 45)
-    return packet(1, fixed + b"carol\0" + auth + database + b"\0some_plugin\0")
+    return packet(sequence, fixed + b"carol\0" + auth + database + b"\0some_plugin\0")
 
 
 def ok(sequence: int = 1, status: int = 2, rest: bytes = b"", head: int = 0) -> bytes:
@@ -92,8 +95,8 @@ def prepared(number: int, columns: int, parameters: int, *, deprecated: bool = F
 class Talker:
     """A parser that is fed by hand, with what waits for a response."""
 
-    def __init__(self, **options: bool) -> None:
-        self.parser = MysqlParser(Options(**options))
+    def __init__(self, *, redact: bool = True, before: MysqlParser | None = None) -> None:
+        self.parser = MysqlParser(Options(redact=redact, before=before))
         self.waiting: list[Message] = []
         self.reader = Reader()
 

@@ -4,7 +4,8 @@
 The protocol: `>name verb size` and that many bytes. Verbs: `+` a part of the message with that
 name, `.` its last part, `!` the end of its exchange, `=` a whole message in a sequence, `1` one
 that nobody answers, `a` more bytes of the last of the sequence, `*3` a response to three requests,
-`~lines` an interim message after which the connection speaks lines.
+`~lines` an interim message after which the connection speaks lines, as does the oldest request;
+`^lines` the same, but for that request.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ class PartParser:
             message.one_way = verb == "1"
             if verb[0] == "*":
                 message.answers = int(verb[1:])
-            if verb[0] == "~":
+            if verb[0] in "~^":
                 message.interim = True
                 message.switches_to = verb[1:]
-                message.correlation_id = 7
+                message.correlation_id = 7 if verb[0] == "~" else None
         reader.skip(int(size))
         return message
 
@@ -202,6 +203,15 @@ def test_switch_hands_the_waiting_request_over():
     assert [each.response.text for each in player.exchanges] == ["seven", "late"]
     assert [each.protocol for each in player.exchanges] == ["lines", "lines"]
     assert isinstance(player.session.parser, LineParser)
+
+
+def test_switch_that_hands_nothing_over_ends_what_waits():
+    lines = Step(data=b"> c\n", size=4), Step(to_server=False, data=b"< C\n", size=4)
+    player = play(up("a ="), up("b +", 5), up("d ="), down("D +"), down("x ^lines"), *lines)
+    assert told(player).endswith("c:C")
+    assert sorted(told(player).split()) == ["a:-!", "b:-!", "c:C", "d:-!"]
+    assert [each.protocol for each in player.exchanges] == ["parts"] * 3 + ["lines"]
+    assert type(player.exchanges[0].parser) is PartParser
 
 
 def test_switch_to_an_unknown_protocol_gives_up():

@@ -323,7 +323,7 @@ def test_messages_with_an_id_are_joined_by_it():
 def test_tunnel_ends_what_was_still_coming():
     connect = up(b"CONNECT h:1 HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
     player = play(connect, down(b"HTTP/1.1 200 OK\r\n\r\n"), up(b"\0\0\0"), ask(2))
-    assert player.session.opaque == "tunnel"
+    assert player.session.opaque == "tls"
     assert len(player.exchanges) == 1
 
 

@@ -118,7 +118,7 @@ def test_interim_response_ends_nothing(status):
     [
         (GET, b"HTTP/1.1 101 X\r\nUpgrade: WebSocket\r\n\r\n", "websocket"),
         (GET, b"HTTP/1.1 101 X\r\n\r\n", "unknown"),
-        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", "tunnel"),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", "tls"),
         (b"CONNECT a:1 HTTP/1.1\r\n\r\n", b"HTTP/1.1 302 OK\r\n\r\n", None),
         (GET, b"HTTP/1.1 200 OK\r\nUpgrade: h2c\r\n\r\n", None),
     ],

@@ -10,10 +10,12 @@ from pymysql.protocol import MysqlPacket
 
 from parsers.model import ParseError
 from parsers.mysql_wire import (
+    ANY_CAPABILITIES,
     CLIENT_PLUGIN_AUTH_LENENC,
     CLIENT_SECURE_CONNECTION,
     COMMANDS,
     Greeting,
+    deprecates_eof,
     lenenc,
     pass_secret,
     read_change_user,
@@ -21,7 +23,13 @@ from parsers.mysql_wire import (
     read_login,
 )
 from parsers.reader import NeedMoreData, Reader
-from tests.parsers.mysql_bytes import CAPABILITIES, LENENC_AUTH, greeting, login
+from tests.parsers.mysql_bytes import (
+    CAPABILITIES,
+    DEPRECATE_EOF,
+    LENENC_AUTH,
+    greeting,
+    login,
+)
 
 
 def encoded(number: int) -> bytes:
@@ -98,23 +106,31 @@ def kept(reader):
         (CAPABILITIES & ~CLIENT_SECURE_CONNECTION, b"HASHHASH\0"),
     ],
 )
-def test_login_names_the_database_and_keeps_no_secret(capabilities, auth):
+@pytest.mark.parametrize("number", [1, 2])
+def test_login_names_the_database_and_keeps_no_secret(number, capabilities, auth):
     data = login(b"shop", capabilities, auth)[4:]
-    found, reader = read(read_login, data, marking=True)
-    assert found == (capabilities, "shop", False)
+    found, reader = read(read_login, data, number, marking=True)
+    assert found == (capabilities, "shop", False, False)
     assert b"HASH" not in kept(reader)
     assert b"carol" not in kept(reader)
-    again, _ = read(read_login, kept(reader))
+    again, _ = read(read_login, kept(reader), number)
     assert again == found
 
 
 def test_login_without_a_database():
-    assert read(read_login, login(capabilities=CAPABILITIES & ~8)[4:])[0].database == ""
+    assert read(read_login, login(capabilities=CAPABILITIES & ~8)[4:], 1)[0].database == ""
+
+
+@pytest.mark.parametrize(("extended", "is_mariadb"), [(b"\0\0\0\0", False), (b"\x1d\0\0\0", True)])
+def test_login_with_capabilities_of_mariadb_tells_the_server(extended, is_mariadb):
+    data = login()[4:]
+    found, _ = read(read_login, data[:28] + extended + data[32:], 2)
+    assert found.to_mariadb is is_mariadb
 
 
 def test_login_of_an_old_client():
     data = struct.pack("<H", 0x2085) + b"\xff\xff\xffcarol\0HASHHASH\0"
-    assert read(read_login, data)[0] == (0x2085, None, False)
+    assert read(read_login, data, 1)[0] == (0x2085, None, False, False)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +138,7 @@ def test_login_of_an_old_client():
     [(struct.pack("<IIB23x", 0x200A00, 1, 45), True), (struct.pack("<H3x", 0x800), True)],
 )
 def test_request_for_tls(data, encrypts):
-    assert read(read_login, data)[0].encrypts is encrypts
+    assert read(read_login, data, 1)[0].encrypts is encrypts
 
 
 @pytest.mark.parametrize(
@@ -130,8 +146,35 @@ def test_request_for_tls(data, encrypts):
     [b"", b"\x85\x20", struct.pack("<IIB23s", 0x200, 1, 45, b"x" * 23) + b"carol\0\0"],
 )
 def test_what_is_no_login(data):
+    for number in (1, 2):
+        with pytest.raises(ParseError):
+            read(read_login, data, number)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<IIB23x", 0xA00, 1, 45),
+        struct.pack("<IIB23x", CAPABILITIES & ~0x200, 1, 45) + b"carol\0\0",
+        struct.pack("<H", 0x2085) + b"\xff\xff\xffcarol\0HASHHASH\0",
+    ],
+)
+def test_what_is_no_login_inside_of_tls(data):
     with pytest.raises(ParseError):
-        read(read_login, data)
+        read(read_login, data, 2)
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "deprecates"),
+    [
+        (DEPRECATE_EOF, DEPRECATE_EOF, True),
+        (DEPRECATE_EOF, CAPABILITIES, False),
+        (CAPABILITIES, ANY_CAPABILITIES, False),
+        (DEPRECATE_EOF, ANY_CAPABILITIES, None),
+    ],
+)
+def test_whether_an_eof_is_to_come(client, server, deprecates):
+    assert deprecates_eof(client, server) is deprecates
 
 
 def test_secret_is_bounded_by_its_packet():
