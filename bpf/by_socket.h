@@ -12,7 +12,7 @@
 #ifndef WS_BY_SOCKET_H
 #define WS_BY_SOCKET_H
 
-#include "emit.h"
+#include "tls.h"
 #include <bpf/bpf_tracing.h>
 
 static __always_inline bool is_batch(__s32 nr)
@@ -184,6 +184,7 @@ static __always_inline int on_transfer(struct sock *sk, int ret, int flags, __u3
 	struct tcp_sock *tcp;
 	struct pt_regs *regs;
 	__u8 transport;
+	bool is_wanted;
 	__s32 nr;
 
 	if (exclude_self && tgid == self_tgid)
@@ -211,7 +212,7 @@ static __always_inline int on_transfer(struct sock *sk, int ret, int flags, __u3
 			return 0;
 		}
 	}
-	if (socket->ignored)
+	if (socket->ignored && !trace_tls)
 		return 0;
 	transfer.direction = direction;
 	transfer.size = ret;
@@ -236,14 +237,14 @@ static __always_inline int on_transfer(struct sock *sk, int ret, int flags, __u3
 	} else if (flags & MSG_TRUNC && transport == WS_TCP) {
 		transfer.cause = WS_DISCARDED;
 	}
-	if (!passes_ports(sk, socket, &transfer))
-		return 0;
+	is_wanted = !socket->ignored && passes_ports(sk, socket, &transfer);
 	transfer.counted = true;
 	if (transport == WS_TCP) {
 		tcp = bpf_skc_to_tcp_sock(sk); /* NULL if it is MPTCP */
 		if (tcp) {
 			/* With a ULP (kTLS) the length is that of the plaintext. */
 			transfer.counted = tcp->inet_conn.icsk_ulp_ops;
+			transfer.kernel_tls = transfer.counted && trace_tls && has_kernel_tls(tcp);
 			transfer.rtt_us = tcp->srtt_us >> 3;
 			if (direction == WS_EGRESS)
 				transfer.end = tcp->write_seq;
@@ -252,7 +253,13 @@ static __always_inline int on_transfer(struct sock *sk, int ret, int flags, __u3
 							   sk->__sk_common.skc_flags);
 		}
 	}
-	deliver(socket, sk, task, &transfer);
+	if (trace_tls && transport != WS_UDP && is_ciphertext(socket, regs, &transfer, is_wanted)) {
+		if (is_wanted)
+			drop_ciphertext(socket, sk, task, &transfer);
+		return 0;
+	}
+	if (is_wanted)
+		deliver(socket, sk, task, &transfer);
 	return 0;
 }
 

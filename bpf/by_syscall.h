@@ -10,28 +10,17 @@
 #ifndef WS_BY_SYSCALL_H
 #define WS_BY_SYSCALL_H
 
-#include "emit.h"
+#include "tls.h"
 #include <bpf/bpf_tracing.h>
 
-/* The sock behind a descriptor, 0 if it is none. */
-static __always_inline __u64 sock_of(struct task_struct *task, __u64 fd)
-{
-	struct file *file = (void *)file_of(task, fd);
-	struct socket *socket;
-
-	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return 0;
-	socket = BPF_CORE_READ(file, private_data);
-	return (__u64)BPF_CORE_READ(socket, sk);
-}
-
 /* One transfer of `transfer->size` bytes, followed in the same call by `left`. */
-static __always_inline void on_exit(const void *sk, struct task_struct *task,
+static __always_inline void on_exit(const void *sk, struct task_struct *task, struct pt_regs *regs,
 				    struct ws_transfer *transfer, __u32 left)
 {
 	__u8 transport = transport_of(sk);
 	__u64 id = identity_of(sk);
 	struct ws_socket *socket;
+	bool is_wanted;
 
 	if (!transport)
 		return;
@@ -57,7 +46,8 @@ static __always_inline void on_exit(const void *sk, struct task_struct *task,
 		transfer->end -= left;
 	}
 	socket = bpf_map_lookup_elem(&sockets_by_id, &id);
-	if (!passes_ports(sk, socket, transfer))
+	is_wanted = passes_ports(sk, socket, transfer);
+	if (!is_wanted && (!trace_tls || transport == WS_UDP))
 		return;
 	if (!socket) {
 		struct ws_socket fresh = { .cookie = id };
@@ -72,7 +62,13 @@ static __always_inline void on_exit(const void *sk, struct task_struct *task,
 		count_bytes(WS_NO_STORAGE, transfer->size);
 		return;
 	}
-	if (!socket->ignored)
+	is_wanted = is_wanted && !socket->ignored;
+	if (trace_tls && transport != WS_UDP && is_ciphertext(socket, regs, transfer, is_wanted)) {
+		if (is_wanted)
+			drop_ciphertext(socket, sk, task, transfer);
+		return;
+	}
+	if (is_wanted)
 		deliver(socket, sk, task, transfer);
 }
 
@@ -81,6 +77,7 @@ static __always_inline void on_exit(const void *sk, struct task_struct *task,
 __noinline int ws_exit_message(__u64 sk, __u64 entry, __u32 direction, __u32 nr, __u32 left)
 {
 	struct ws_transfer transfer = { .pid_tgid = bpf_get_current_pid_tgid() };
+	struct task_struct *task = bpf_get_current_task_btf();
 
 	if (bpf_probe_read_user(&transfer.size, sizeof(transfer.size),
 				(void *)(entry + __builtin_offsetof(struct ws_mmsghdr, length))))
@@ -90,7 +87,8 @@ __noinline int ws_exit_message(__u64 sk, __u64 entry, __u32 direction, __u32 nr,
 	if (!place_of_message(&transfer.place, entry))
 		transfer.cause = WS_FAULT;
 	if (transfer.size) /* an empty datagram; the end of a stream ends no batch of messages */
-		on_exit((const void *)sk, bpf_get_current_task_btf(), &transfer, left);
+		on_exit((const void *)sk, task, (struct pt_regs *)bpf_task_pt_regs(task), &transfer,
+			left);
 	return 0;
 }
 
@@ -193,7 +191,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	if (flags & MSG_TRUNC && transport_of((void *)sk) == WS_TCP)
 		transfer.cause = WS_DISCARDED;
-	on_exit((void *)sk, task, &transfer, 0);
+	on_exit((void *)sk, task, regs, &transfer, 0);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include "maps.h"
 #include "payload.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 
 enum ws_shape {
@@ -113,6 +114,18 @@ static __always_inline __u64 file_of(struct task_struct *task, __u64 fd)
 		return 0;
 	bpf_probe_read_kernel(&file, sizeof(file), (void *)((__u64)table->fd + fd * sizeof(file)));
 	return file;
+}
+
+/* The sock behind a descriptor, 0 if it is none. */
+static __always_inline __u64 sock_of(struct task_struct *task, __u64 fd)
+{
+	struct file *file = (void *)file_of(task, fd);
+	struct socket *socket;
+
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	return (__u64)BPF_CORE_READ(socket, sk);
 }
 
 static __always_inline bool place_of_message(struct ws_place *place, __u64 address)

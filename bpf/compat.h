@@ -101,6 +101,24 @@
 #define REGS_ARG5(regs) ((regs)->r9)
 #define REGS_CALL_IS_RUNNING(regs) ((__s64)(regs)->ax == -ENOSYS)
 #define TASK_IS_COMPAT(task) ((task)->thread_info.status & TS_COMPAT)
+
+/* At the entry of a function of the C ABI, and at its return: one past the return address,
+ * which the call had pushed. */
+#define CALL_ARG0(state) ((state)->di)
+#define CALL_ARG1(state) ((state)->si)
+#define CALL_ARG2(state) ((state)->dx)
+#define CALL_ARG3(state) ((state)->cx)
+#define CALL_ARG4(state) ((state)->r8)
+#define CALL_RESULT(state) ((state)->ax)
+#define CALL_STACK(state) ((state)->sp)
+#define CALL_PUSHED 8
+
+/* The same for Go's ABIInternal (src/cmd/compile/abi-internal.md, Go 1.17). */
+#define GO_ARG0(state) ((state)->ax)
+#define GO_ARG1(state) ((state)->bx)
+#define GO_ARG2(state) ((state)->cx)
+#define GO_RESULT(state) ((state)->ax)
+#define GO_GOROUTINE(state) ((state)->r14)
 #define NR_IS_COMPAT(nr) ((nr) & X32_SYSCALL_BIT)
 
 #elif defined(__TARGET_ARCH_arm64)
@@ -135,6 +153,21 @@
 #define REGS_CALL_IS_RUNNING(regs) ((regs)->regs[0] == (regs)->orig_x0)
 #define TASK_IS_COMPAT(task) ((task)->thread_info.flags & (1UL << TIF_32BIT))
 #define NR_IS_COMPAT(nr) 0
+
+#define CALL_ARG0(state) ((state)->regs[0])
+#define CALL_ARG1(state) ((state)->regs[1])
+#define CALL_ARG2(state) ((state)->regs[2])
+#define CALL_ARG3(state) ((state)->regs[3])
+#define CALL_ARG4(state) ((state)->regs[4])
+#define CALL_RESULT(state) ((state)->regs[0])
+#define CALL_STACK(state) ((state)->sp)
+#define CALL_PUSHED 0
+
+#define GO_ARG0(state) ((state)->regs[0])
+#define GO_ARG1(state) ((state)->regs[1])
+#define GO_ARG2(state) ((state)->regs[2])
+#define GO_RESULT(state) ((state)->regs[0])
+#define GO_GOROUTINE(state) ((state)->regs[28])
 
 #endif
 

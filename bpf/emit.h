@@ -28,7 +28,8 @@ struct ws_transfer {
 	__u8 cause; /* of a gap; WS_DELIVERED if `place` says where the bytes are */
 	bool counted; /* `end` is not known: positions are counted */
 	bool has_peer;
-	__u8 pad[3];
+	bool kernel_tls; /* the bytes are those before encryption or after decryption */
+	__u8 pad[2];
 };
 
 static __always_inline bool has_wanted_port(const void *sk)
@@ -225,7 +226,7 @@ static __always_inline __u64 wake_flag(__u32 captured, bool is_urgent)
 static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws_transfer *transfer,
 				       __u32 position, __u32 unseen, __u32 turn, bool is_first)
 {
-	__u32 slot = scratch_slot(transfer->direction);
+	__u32 slot = scratch_slot(socket->inner ? WS_TLS_SLOT : transfer->direction);
 	struct ws_scratch *room = bpf_map_lookup_elem(&scratch, &slot);
 	bool is_urgent = false;
 	__u32 cause = transfer->cause;
@@ -244,6 +245,8 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	}
 	if (is_first)
 		flags |= WS_TURN_START;
+	if (transfer->kernel_tls)
+		flags |= WS_PLAINTEXT;
 	if (!transfer->size) {
 		flags |= WS_EOF;
 	} else if (cause == WS_DELIVERED) {
@@ -277,7 +280,7 @@ static __always_inline __u32 send_data(struct ws_socket *socket, const struct ws
 	barrier_var(length);
 	if (length > sizeof(struct ws_peer) + most) /* never; says it to the verifier */
 		return WS_FAULT;
-	if (bpf_ringbuf_output(&events, room, sizeof(room->data) + length,
+	if (bpf_ringbuf_output(&events, &room->data, sizeof(room->data) + length,
 			       wake_flag(captured, is_urgent)))
 		return WS_RING_FULL;
 	return cause;

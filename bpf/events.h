@@ -41,12 +41,13 @@ enum ws_transport {
 
 enum ws_open_flag {
 	WS_LATE = 1, /* the socket had been in use before it was seen */
+	WS_INNER = 2, /* no socket but what a TLS object carries: see ws_open.carrier */
 };
 
 enum ws_data_flag {
 	WS_EOF = 1, /* recv returned 0: the peer has finished sending */
 	WS_HAS_PEER = 2, /* a struct ws_peer stands before the payload (UDP) */
-	WS_PLAINTEXT = 4, /* from inside a TLS library, not from the socket */
+	WS_PLAINTEXT = 4, /* the kernel does TLS for this socket: encrypted on the wire */
 	WS_TURN_START = 8, /* the first transfer of its turn, delivered or not */
 	/* In recordings only: what was cut off behind the captured bytes was */
 	WS_CUT_WAITED = 16, /* too little for a message, and the rest never came */
@@ -77,8 +78,16 @@ enum ws_cause {
 	WS_STOPPED = 10, /* verdict: no known protocol */
 	WS_SKIPPED = 11, /* verdict: inside a body of known length */
 	WS_NO_STORAGE = 12, /* no memory for the per-socket state */
-	WS_CAUSES = 13,
+	WS_CIPHERTEXT = 13, /* its plaintext is seen at the TLS library */
+	WS_CAUSES = 14,
 };
+
+/*
+ * Cookies of what is no socket have this bit: the plaintext of one TLS object is a
+ * connection of its own, whose open record names the socket that carries it and says
+ * nothing of addresses.
+ */
+#define WS_INNER_BIT (1ULL << 62)
 
 /* IPv4 is written as ::ffff:a.b.c.d, ports in host order. */
 struct ws_open {
@@ -91,6 +100,7 @@ struct ws_open {
 	__u64 timestamp_ns; /* CLOCK_BOOTTIME, as in every record */
 	__u64 process_start_ns; /* of the thread group leader, CLOCK_BOOTTIME */
 	__u64 cgroup_id; /* cgroup v2, 0 if none */
+	__u64 carrier; /* WS_INNER: cookie of the socket, 0 while it is not known */
 	__u32 netns;
 	__u32 egress_position; /* where each direction stood at first sight */
 	__u32 ingress_position;
@@ -165,10 +175,10 @@ struct ws_verdict {
 	__u32 whole; /* 1: many messages come in one transfer, so copy more of each */
 };
 
-_Static_assert(sizeof(struct ws_open) == 216, "ws_open");
-_Static_assert(__builtin_offsetof(struct ws_open, local) == 56, "ws_open.local");
-_Static_assert(__builtin_offsetof(struct ws_open, comm) == 88, "ws_open.comm");
-_Static_assert(__builtin_offsetof(struct ws_open, path) == 104, "ws_open.path");
+_Static_assert(sizeof(struct ws_open) == 224, "ws_open");
+_Static_assert(__builtin_offsetof(struct ws_open, local) == 64, "ws_open.local");
+_Static_assert(__builtin_offsetof(struct ws_open, comm) == 96, "ws_open.comm");
+_Static_assert(__builtin_offsetof(struct ws_open, path) == 112, "ws_open.path");
 _Static_assert(sizeof(struct ws_data) == 56, "ws_data");
 _Static_assert(__builtin_offsetof(struct ws_data, cookie) == 8, "ws_data.cookie");
 _Static_assert(__builtin_offsetof(struct ws_data, position) == 24, "ws_data.position");

@@ -20,6 +20,9 @@
 #define WS_MAX_COMMS 64
 #define WS_MAX_PORTS 1024
 #define WS_MAX_CGROUPS 32
+#define WS_MAX_OBJECTS 32768 /* of TLS libraries; LRU */
+#define WS_MAX_GOROUTINES 32768 /* inside a TLS call; LRU */
+#define WS_NOTICE_BYTES 65536
 
 const volatile __u32 snaplen = 4096;
 const volatile __u32 most = 4096; /* the same of a socket that is wanted whole; not less */
@@ -28,6 +31,7 @@ const volatile bool by_syscall = false; /* the sys_exit source */
 const volatile bool atomics = true;
 const volatile bool loops = false; /* bpf_loop is there */
 const volatile bool exclude_self = true;
+const volatile bool trace_tls = false;
 const volatile bool filter_pids = false;
 const volatile bool filter_comms = false;
 const volatile bool filter_ports = false;
@@ -50,13 +54,28 @@ __u32 verdicts_epoch = 0;
  * wake-up and not one for each record. */
 __u32 is_asleep = 0;
 
+/* User space adds one when it has attached to another library: sockets that were left alone
+ * may have something to do with it. */
+__u32 tls_epoch = 0;
+
+/* Set by user space when it probes the first Go program: until then nothing is looked up
+ * by goroutine. */
+__u32 has_go = 0;
+
+/* Grows when a TLS object that has a socket is freed, by the cookie of the socket: what
+ * comes on it then is no longer ciphertext of that object. */
+#define WS_FREED 256
+__u8 freed[WS_FREED] = {};
+
 /* How full the buffer may be while user space sleeps. */
 const volatile __u32 wake_bytes = 4 << 20;
 
-/* What is remembered of a socket. One byte a fact: two threads may work on one
- * socket at a time. */
+/* What is remembered of a socket, or of a TLS object in the place of one. One byte a
+ * fact: two threads may work on one socket at a time. */
 struct ws_socket {
 	__u64 cookie;
+	__u64 carrier; /* of a TLS object: cookie of its socket, 0 while it is not known */
+	__u64 candidate; /* of a TLS object: what was likely to be its socket once, or 0 */
 	__u32 turn; /* count << 1 | direction of the latest transfer */
 	__u32 position[2]; /* of each direction: one past the latest byte */
 	__u32 tgid; /* who called connect(), until it is established */
@@ -65,8 +84,20 @@ struct ws_socket {
 	__u32 skip_direction;
 	__u32 skip_until;
 	__u32 spent; /* of first_bytes; all of it once there was a verdict */
+	__u32 sealer; /* the process whose TLS object this socket carries */
+	__u32 rtt_us; /* of a TLS object: smoothed RTT of its socket during the handshake */
 	__u8 answers; /* datagrams to a wanted port went out: those that come may be answers */
-	__u8 pad[3];
+	__u8 tls; /* of a socket: enum ws_tls_state */
+	__u8 looks; /* at a socket: for TLS, in vain; of a TLS object: steps of its handshake */
+	__u8 kernel_tls; /* the kernel encrypts what it sends */
+	__u8 inner; /* a TLS object */
+	__u8 is_sure; /* its carrier is known, not found by what was likely */
+	__u8 tls_epoch; /* of libraries, when `looks` began */
+	__u8 shown; /* transfers delivered although its plaintext is seen */
+	__u8 is_go; /* a TLS object whose calls belong to goroutines */
+	__u8 freed; /* of a socket: what `freed` was when it was sealed */
+	__u8 agreed; /* of a TLS object: directions that speak for its candidate, one bit each */
+	__u8 hopeful; /* of a TLS object: the filters want its candidate */
 	__u8 role;
 	__u8 transport;
 	__u8 late;
@@ -99,14 +130,18 @@ struct {
 	__uint(max_entries, 16 << 20);
 } events SEC(".maps");
 
-/* Where a record is put together; two for each CPU, one for each direction.
+/* Where a record is put together; three for each CPU, one for each direction and
+ * one for TLS.
  *
  * The verifier adds the largest offset to the largest size without knowing that
  * one falls as the other grows, so the body is twice as long as what is used.
  * The loader sets the size by the settings: WS_SCRATCH_SIZE(most). */
-#define WS_SCRATCH_SIZE(most) (sizeof(struct ws_data) + sizeof(struct ws_peer) + 2 * (most))
+#define WS_SCRATCH_SIZE(most) (8 + sizeof(struct ws_data) + sizeof(struct ws_peer) + 2 * (most))
+#define WS_SCRATCH_SLOTS 3
 
 struct ws_scratch {
+	__u32 busy; /* of that for TLS only: uprobes can be preempted */
+	__u32 pad;
 	struct ws_data data;
 	__u8 body[sizeof(struct ws_peer) + 2 * WS_MAX_WHOLE];
 };
@@ -130,7 +165,9 @@ enum ws_lost {
 	WS_LOST_OPEN = 0, /* sent again with the next transfer */
 	WS_LOST_EOF = 1,
 	WS_LOST_CLOSE = 2,
-	WS_LOST_KINDS = 3,
+	WS_LOST_CALL = 3, /* a call into a TLS library whose beginning is not known */
+	WS_LOST_NOTICE = 4, /* that a process began or has loaded a library */
+	WS_LOST_KINDS = 5,
 };
 
 struct {
@@ -239,5 +276,100 @@ struct {
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(__u32));
 } cgroups SEC(".maps");
+
+/* An object of a TLS library: SSL, gnutls_session_int, tls.Conn. */
+struct ws_object {
+	__u64 address;
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_OBJECTS);
+	__type(key, struct ws_object);
+	__type(value, struct ws_socket);
+} objects SEC(".maps");
+
+/* Which object a socket carries. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_OBJECTS);
+	__type(key, __u64); /* cookie of the socket */
+	__type(value, struct ws_object);
+} carried SEC(".maps");
+
+/* A call into a TLS library that is under way. */
+struct ws_frame {
+	__u64 object; /* its address, 0 if there is no call */
+	__u64 buffer;
+	__u64 length;
+	__u64 count; /* where the library will write how many bytes it has moved, or 0 */
+	__u64 depth; /* of the stack, growing inward */
+	__u32 call; /* enum ws_tls_call */
+	__u32 pad;
+};
+
+#define WS_FRAMES 2 /* TLS inside of TLS, as through a proxy */
+#define WS_RECORDS 4 /* of one transfer whose lengths are kept */
+
+/* The lengths of the first TLS records of a transfer that no TLS call made. */
+struct ws_records {
+	__u64 cookie; /* of the socket, 0 if there is none */
+	__u16 lengths[WS_RECORDS]; /* those of handshake records are 0 */
+	__u8 number;
+	__u8 hello; /* type of the message that the first begins, if it is a hello, else 0 */
+	__u8 is_mixed; /* another socket was read before any object took what came */
+	__u8 role; /* of the socket, as the next two */
+	__u8 transport;
+	__u8 ignored;
+	__u8 pad[2];
+};
+
+struct ws_thread {
+	struct ws_frame frames[WS_FRAMES];
+	struct ws_records came; /* what the thread has read last, and no object has yet taken */
+	__u64 noticed_ns; /* when the linker of the thread was last told of */
+	__u64 left; /* the object that was written into last, and has sent nothing since */
+	__u32 left_size; /* how much, a record at most; 0 if a handshake was taken on */
+	__u32 left_mixed; /* another object was written into before that was sent */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct ws_thread);
+} threads SEC(".maps");
+
+/* A goroutine, by the address of its struct g. */
+struct ws_goroutine {
+	__u64 g;
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, WS_MAX_GOROUTINES);
+	__type(key, struct ws_goroutine);
+	__type(value, struct ws_thread);
+} goroutines SEC(".maps");
+
+enum ws_notice_kind {
+	WS_BEGUN = 1, /* execve has been done */
+	WS_LOADED = 2, /* the dynamic linker has loaded libraries */
+};
+
+struct ws_notice {
+	__u32 tgid;
+	__u32 kind;
+};
+
+/* For who attaches to libraries: rare, and each wakes the reader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, WS_NOTICE_BYTES);
+} notices SEC(".maps");
 
 #endif /* WS_MAPS_H */

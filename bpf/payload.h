@@ -37,10 +37,12 @@ struct ws_mmsghdr {
 
 /* iovecs fetched from user memory at a time: one copy for almost every call */
 #define WS_FETCH 8
+#define WS_TLS_SLOT 2
 
-static __always_inline __u32 scratch_slot(__u32 direction)
+/* `number` is a direction, or WS_TLS_SLOT. */
+static __always_inline __u32 scratch_slot(__u32 number)
 {
-	return bpf_get_smp_processor_id() * 2 + direction;
+	return bpf_get_smp_processor_id() * WS_SCRATCH_SLOTS + number;
 }
 
 struct ws_gathering {

@@ -162,6 +162,18 @@ static __always_inline __u32 received_to(__u32 copied, __u32 next, unsigned long
 	return copied - (copied == next && (sock_flags & (1UL << SOCK_DONE)));
 }
 
+/* Whether the kernel does TLS for a socket that has an upper layer protocol (net/tls). */
+static __always_inline bool has_kernel_tls(const void *sk)
+{
+	char name[4] = {};
+
+	bpf_probe_read_kernel(name, sizeof(name),
+			      TCP_FIELD(sk, inet_conn.icsk_ulp_ops) ?
+				      (const void *)TCP_FIELD(sk, inet_conn.icsk_ulp_ops)->name :
+				      NULL);
+	return name[0] == 't' && name[1] == 'l' && name[2] == 's' && !name[3];
+}
+
 static __always_inline void read_positions(const void *sk, struct ws_socket *socket)
 {
 	if (SOCK_FIELD(sk, sk_protocol) != IPPROTO_TCP)
@@ -241,11 +253,11 @@ static __always_inline bool send_open(struct ws_socket *socket, const void *sk,
 	open->type = WS_OPEN;
 	open->role = socket->role;
 	open->transport = socket->transport;
-	open->flags = socket->late ? WS_LATE : 0;
+	open->flags = (socket->late ? WS_LATE : 0) | (socket->inner ? WS_INNER : 0);
 	open->tgid = tgid;
 	open->cookie = socket->cookie;
 	open->timestamp_ns = bpf_ktime_get_boot_ns();
-	open->netns = netns_of(sk);
+	open->carrier = socket->carrier;
 	open->egress_position = socket->position[WS_EGRESS];
 	open->ingress_position = socket->position[WS_INGRESS];
 	if (task) {
@@ -253,6 +265,9 @@ static __always_inline bool send_open(struct ws_socket *socket, const void *sk,
 		open->cgroup_id = bpf_get_current_cgroup_id();
 		BPF_CORE_READ_STR_INTO(&open->comm, task, group_leader, comm);
 	}
+	if (socket->inner) /* the socket's own record says the rest */
+		goto out;
+	open->netns = netns_of(sk);
 	if (socket->transport == WS_UNIX) {
 		read_unix_path(sk, socket->role, open->path);
 	} else {
@@ -260,8 +275,31 @@ static __always_inline bool send_open(struct ws_socket *socket, const void *sk,
 		open->local_port = local_port(sk);
 		open->remote_port = remote_port(sk);
 	}
+out:
 	bpf_ringbuf_submit(open, BPF_RB_NO_WAKEUP);
 	return true;
+}
+
+/* Send the close record of what has had an open one. */
+static __always_inline void send_close(struct ws_socket *socket, __u8 reason)
+{
+	struct ws_close *close;
+
+	socket->opened = 0;
+	close = bpf_ringbuf_reserve(&events, sizeof(*close), 0);
+	if (!close) {
+		count_lost(WS_LOST_CLOSE);
+		return;
+	}
+	close->type = WS_CLOSE;
+	close->reason = reason;
+	close->pad = 0;
+	close->turns = socket->turn >> 1;
+	close->cookie = socket->cookie;
+	close->timestamp_ns = bpf_ktime_get_boot_ns();
+	close->egress_position = socket->position[WS_EGRESS];
+	close->ingress_position = socket->position[WS_INGRESS];
+	bpf_ringbuf_submit(close, BPF_RB_NO_WAKEUP);
 }
 
 #endif /* WS_SOCKET_H */

@@ -112,7 +112,9 @@ struct inet_sock {
 	__be16 inet_sport;
 };
 
-struct tcp_ulp_ops;
+struct tcp_ulp_ops {
+	char name[16];
+};
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
@@ -167,6 +169,8 @@ struct task_struct {
 	struct signal_struct *signal;
 };
 
+struct linux_binprm;
+
 struct bpf_ringbuf {
 	unsigned long producer_pos;
 	unsigned long pending_pos;
@@ -180,18 +184,23 @@ struct bpf_iter__task_file {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
+	unsigned long r14;
 	unsigned long r10;
 	unsigned long r9;
 	unsigned long r8;
+	unsigned long bx;
 	unsigned long ax;
+	unsigned long cx;
 	unsigned long dx;
 	unsigned long si;
 	unsigned long di;
 	unsigned long orig_ax;
+	unsigned long sp;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
 	__u64 regs[31];
+	__u64 sp;
 	__u64 orig_x0;
 	__s32 syscallno;
 };

@@ -17,6 +17,8 @@
 #include "emit.h"
 #include "by_socket.h"
 #include "by_syscall.h"
+#include "by_go.h"
+#include "by_library.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -132,35 +134,22 @@ static __always_inline bool has_sent_fin(int oldstate)
 static __always_inline void on_closed(struct sock *sk, __u64 cookie, int oldstate)
 {
 	struct ws_socket *socket = recall(sk, cookie);
-	struct ws_close *close;
+	__u8 reason = close_reason(sk, oldstate);
 
 	if (!socket)
 		return;
 	/* A connection that never came to be has had no transfer to open it. */
 	if (oldstate == TCP_SYN_SENT && socket->tgid && !socket->opened && has_wanted_port(sk))
 		socket->opened = send_open(socket, sk, NULL, socket->tgid);
-	if (!socket->opened || socket->ignored)
-		goto out;
-	socket->opened = 0;
-	close = bpf_ringbuf_reserve(&events, sizeof(*close), 0);
-	if (!close) {
-		count_lost(WS_LOST_CLOSE);
-		goto out;
+	if (trace_tls)
+		close_carried(cookie, reason);
+	if (socket->opened && !socket->ignored) {
+		if (socket->positioned) {
+			read_positions(sk, socket);
+			socket->position[WS_EGRESS] -= has_sent_fin(oldstate);
+		}
+		send_close(socket, reason);
 	}
-	if (socket->positioned) {
-		read_positions(sk, socket);
-		socket->position[WS_EGRESS] -= has_sent_fin(oldstate);
-	}
-	close->type = WS_CLOSE;
-	close->reason = close_reason(sk, oldstate);
-	close->pad = 0;
-	close->turns = socket->turn >> 1;
-	close->cookie = cookie;
-	close->timestamp_ns = bpf_ktime_get_boot_ns();
-	close->egress_position = socket->position[WS_EGRESS];
-	close->ingress_position = socket->position[WS_INGRESS];
-	bpf_ringbuf_submit(close, BPF_RB_NO_WAKEUP);
-out:
 	if (by_syscall)
 		bpf_map_delete_elem(&sockets_by_id, &cookie);
 }

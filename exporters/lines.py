@@ -16,7 +16,6 @@ from exporters.layout import (
     columns,
     duration,
     left,
-    printable,
     right,
     shorten_end,
     shorten_middle,
@@ -24,6 +23,7 @@ from exporters.layout import (
     size,
 )
 from parsers.model import Completeness, Outline, Side
+from tracer.printable import printable
 from tracer.span import Span
 
 TIME: Final = len("22:13:20.123")

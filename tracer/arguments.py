@@ -113,6 +113,13 @@ def _grammar() -> tuple[CommandParser, argparse._SubParsersAction[CommandParser]
     _add_redaction(replay.add_argument_group("redaction"))
     _add_exporters(replay, default=())
 
+    explain = _command(commands, "explain", "say what of a process is seen, and why", "PID [FLAG]")
+    group = explain.add_argument_group("the process")
+    group.add_argument(
+        "pid", type=_checked(_positive), metavar="PID", help="its id, as `ps -e` prints it"
+    )
+    _add_report(explain)
+
     doctor = _command(commands, "doctor", "say what works on this machine, and why", "[FLAG ...]")
     _add_report(doctor).add_argument(
         "-q", "--quiet", action="store_true", help="one sentence, and the exit status"
@@ -264,6 +271,12 @@ def _add_capture(parser: CommandParser) -> None:
         metavar="HOOK",
         help="where bytes are taken: socket (Linux 6.3 on), syscall, or auto: the first"
         " that works here (default: auto)",
+    )
+    group.add_argument(
+        "--no-tls",
+        action="store_false",
+        dest="tls",
+        help="leave TLS libraries alone: what is encrypted is counted and not seen",
     )
     group.add_argument(
         "--service-name",

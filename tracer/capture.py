@@ -18,6 +18,8 @@ KERNEL_BTF: Final = Path("/sys/kernel/btf/vmlinux")
 KERNEL_FLOOR: Final = (5, 15)
 ARM64_ATOMICS_FLOOR: Final = (5, 18)
 """Compare-and-exchange in the arm64 JIT, see bpf/compat.h."""
+UNSAFE_RETURNS: Final = ((6, 11), (6, 14))
+"""From one version to before the other, see `has_safe_returns`."""
 LOOPS_FLOOR: Final = (5, 17)
 """bpf_loop."""
 
@@ -51,6 +53,8 @@ class Settings:
     """Local or remote."""
     cgroups: tuple[Path, ...] = ()
     """Directories of cgroup v2; what is below them too."""
+    tls: bool = True
+    """Look inside TLS libraries."""
     exclude_self: bool = True
     first_bytes: int = 0
     """Of a connection whose protocol is not known yet, captured beyond `snaplen`."""
@@ -127,6 +131,17 @@ def choose_source(asked: str) -> Literal["socket", "syscall"]:
             "take the other payload source, syscall",
         )
     return "socket" if has_hooks and asked != "syscall" else "syscall"
+
+
+def has_safe_returns() -> bool:
+    """Whether a return probe does no harm to a process with a seccomp filter.
+
+    On x86-64 Linux 6.11 ends them by a system call of its own, which filters did not know and
+    denied, so that the process was killed. 6.14 lets it pass (cf6cb56ef244, "seccomp:
+    passthrough uretprobe systemcall without filtering").
+    """
+    floor, fixed = UNSAFE_RETURNS
+    return platform.machine() != "x86_64" or not floor <= kernel_version() < fixed
 
 
 def has_loops() -> bool:

@@ -16,6 +16,7 @@ from tracer.cgroups import NoCgroupError
 from tracer.errors import LoadError
 from tracer.objects import NoObjectError
 from tracer.plugins import ExporterError
+from tracer.procfs import NoProcessError
 from tracer.recording import RecordingError
 
 EXIT_FAILED: Final = 1
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "agent": "live",
     "record": "live",
     "replay": "offline",
+    "explain": "explain",
     "doctor": "offline",
     "parsers": "offline",
     "completion": "offline",
@@ -37,6 +39,7 @@ FORESEEN: Final = (
     LoadError,
     NoCgroupError,
     NoObjectError,
+    NoProcessError,
     RecordingError,
     UnknownParserError,
 )

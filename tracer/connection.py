@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Final
 
 from parsers.datagrams import PATIENCE_NS, DatagramSession
-from parsers.model import Endpoint, Exchange, Side, Transport
+from parsers.model import AttributeValue, Endpoint, Exchange, Parser, Side, Transport
 from parsers.session import Session
 from parsers.stream import POSITION_MASK, Stream
 from tracer.events import LATE, PEER_STRUCT, CloseEvent, CloseReason, OpenEvent, address_text
@@ -66,6 +67,12 @@ class TableCounters:
     """Given up: no parser knows what they speak."""
     switched_protocol: int = 0
     """Given up: an HTTP upgrade or a tunnel."""
+    encrypted: int = 0
+    """That speak TLS on the wire."""
+    sealed: int = 0
+    """Of those that have ended: nobody saw their plaintext."""
+    unbound: int = 0
+    """Exchanges seen inside a TLS library whose socket was not known: without addresses."""
     no_parser: int = 0
     """On a transport that no parser speaks."""
     overfull: int = 0
@@ -83,8 +90,12 @@ class Connection:
 
     __slots__ = (
         "asked_ns",
+        "carried",
+        "carrier",
         "cookie",
+        "first",
         "judged",
+        "kernel_tls",
         "last_ns",
         "peering",
         "peerings",
@@ -94,6 +105,7 @@ class Connection:
         "speaks",
         "stopped_ns",
         "tgid",
+        "tls",
         "whole",
     )
 
@@ -112,12 +124,22 @@ class Connection:
         """When the kernel was last told to stop, in the time of its events."""
         self.speaks: type = NoneType
         """The parser for which it was decided how much of each transfer is wanted."""
+        self.first: Parser | None = None
+        """What it was found to speak at first; it still knows that after the switch to TLS."""
         self.judged = False
         """The kernel was told to capture no more than the beginning of each transfer."""
         self.whole = False
         """More than the snap length is wanted of each transfer."""
         self.asked_ns = 0
         """When the kernel was last told so, in the time of its events."""
+        self.tls: Mapping[str, AttributeValue] | None = None
+        """Of a socket: what its TLS handshake said in clear."""
+        self.carried: Connection | None = None
+        """Of a socket that carries TLS: what is seen of it inside the library."""
+        self.carrier = 0
+        """Of what is seen inside TLS: cookie of its socket, 0 while it is not known."""
+        self.kernel_tls = False
+        """The kernel encrypts what this socket sends."""
         self.peerings: dict[tuple[Side, Endpoint], Peering] | None = None
         """Those of exchanges on another side or with another end than the socket's."""
 
@@ -146,7 +168,7 @@ class Connection:
         peering = known.get(key)
         if peering is None or peering.local is not own.local:
             # The socket's record may have come in between.
-            peering = known[key] = Peering(key[0], own.transport, own.local, key[1], own.late)
+            peering = known[key] = replace(own, side=key[0], remote=key[1])
         return peering
 
 
@@ -231,7 +253,7 @@ def peering_of(event: OpenEvent) -> Peering:
 
 def turned(peering: Peering, side: Side) -> Peering:
     """The same connection, its side known from what it carries."""
-    return Peering(side, peering.transport, peering.local, peering.remote, peering.late)
+    return replace(peering, side=side)
 
 
 def peer_at(chunk: bytes, offset: int) -> Endpoint:

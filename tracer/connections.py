@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -48,11 +48,14 @@ from tracer.events import (
     DATA,
     DISCARDED,
     HAS_PEER,
+    INNER,
+    INNER_BIT,
     LENGTH_MASK,
     MAX_SNAPLEN,
     MAX_WHOLE,
     OPEN,
     PEER_STRUCT,
+    PLAINTEXT,
     RECORD_DATA_STRUCT,
     RECORD_HEADER_BYTES,
     Action,
@@ -62,6 +65,7 @@ from tracer.events import (
 )
 from tracer.source import Batch, Source
 from tracer.span import Peering, Process
+from tracer.tls_links import ENCRYPTED, PROTOCOL, TlsLinks, kernel_tls
 
 MAX_CONNECTIONS: Final = 20_000
 """About 3 KiB each while their protocol is known."""
@@ -102,9 +106,13 @@ class ConnectionTable:
     _closing: deque[CloseEvent] = field(default_factory=deque)
     _retired: dict[int, AnySession] = field(default_factory=dict)
     """Sessions that ended in this batch, for as long as their kept bytes are asked for."""
+    _links: TlsLinks = field(init=False)
     _swept_ns: int = 0
     _faulty: set[str] = field(default_factory=set)
     """Parsers whose fault has been logged."""
+
+    def __post_init__(self) -> None:
+        self._links = TlsLinks(self.connections, self.counters)
 
     def session_of(self, cookie: int) -> AnySession | None:
         """The session that the last batch's events of a cookie went to, if any."""
@@ -143,6 +151,8 @@ class ConnectionTable:
                     # The socket was inherited or passed on: who uses it is who counts.
                     connection.tgid = tgid
                     connection.process = self.source.process(tgid, None)
+                if flags & PLAINTEXT and not connection.kernel_tls:
+                    self._begin_plaintext(connection)
                 session = connection.session
                 if session is None:
                     self._unparsed(connection, size, timestamp_ns)
@@ -192,6 +202,7 @@ class ConnectionTable:
             session = connection.session
             if session is not None:
                 self._settle(connection, session, partial(session.idle, now_ns + LONG_NS))
+            self._links.ended(connection)
 
     @property
     def in_flight(self) -> int:
@@ -201,7 +212,7 @@ class ConnectionTable:
     # -- life and death ---------------------------------------------------------------
 
     def _open(self, event: OpenEvent) -> None:
-        peering = peering_of(event)
+        peering = self._links.peering(event) if event.flags & INNER else peering_of(event)
         process = self.source.process(event.tgid, event)
         known = self.connections.get(event.cookie)
         if known is not None and self._end_before(event):
@@ -209,9 +220,10 @@ class ConnectionTable:
         if known is not None:
             self._announced(known, event, peering, process)
             return
-        self.counters.opened += 1
-        self.counters.late += peering.late
-        session = self._session(peering)
+        if not event.flags & INNER:
+            self.counters.opened += 1
+            self.counters.late += peering.late
+        session = self._session(peering, self.connections.get(event.carrier))
         connection = Connection(event.cookie, peering, process, event.tgid, session)
         # Before its first transfer too, or the newest would be the first to be evicted.
         connection.last_ns = event.timestamp_ns
@@ -221,6 +233,7 @@ class ConnectionTable:
         elif not peering.late:
             session.begin_at(event.ingress_position, event.egress_position)
         self._add(connection)
+        self._links.link(connection, event)
 
     def _end_before(self, event: OpenEvent) -> bool:
         """A socket whose connection has ended may connect again: its cookie stays."""
@@ -248,9 +261,16 @@ class ConnectionTable:
         if isinstance(session, DatagramSession):
             session.bind(peering.local.port, peering.remote)
         known.peering = peering
+        self._links.link(known, event)
         if known.session is None:
             # Asking for the record has replaced the verdict.
             self._stop(known)
+
+    def _begin_plaintext(self, connection: Connection) -> None:
+        if connection.session is not None:
+            self._leave(connection, connection.session)
+        kernel_tls(connection)
+        connection.session = self._session(connection.peering, connection)
 
     def _unannounced(self, cookie: int, tgid: int, timestamp_ns: int, flags: int) -> Connection:
         self.counters.unannounced += 1
@@ -270,12 +290,15 @@ class ConnectionTable:
         self.connections[connection.cookie] = connection
         return connection
 
-    def _session(self, peering: Peering) -> AnySession | None:
+    def _session(self, peering: Peering, carrier: Connection | None = None) -> AnySession | None:
         transport = peering.transport
         if not self._parses(transport):
             return None
         candidates = partial(self.registry.candidates, transport, peering.server.port)
-        options = self.registry.options
+        registry = self.registry
+        options = registry.options if peering.tls is None else registry.encrypted_options
+        if carrier is not None and carrier.first is not None:
+            options = replace(options, before=carrier.first)
         side = peering.side
         if peering.late and side is Side.CLIENT:
             # The kernel says so when nobody listens; the listener may have gone since.
@@ -297,9 +320,11 @@ class ConnectionTable:
         return self._parses(transport) and is_datagram is isinstance(session, DatagramSession)
 
     def _close(self, event: CloseEvent) -> None:
-        self.counters.closed += 1
-        self.counters.reset += event.reason == CloseReason.RESET
-        self.counters.refused += event.reason == CloseReason.REFUSED
+        if not event.cookie & INNER_BIT:
+            # What is inside of TLS is no connection more.
+            self.counters.closed += 1
+            self.counters.reset += event.reason == CloseReason.RESET
+            self.counters.refused += event.reason == CloseReason.REFUSED
         if event.cookie in self.connections:
             self._closing.append(event)
 
@@ -307,6 +332,7 @@ class ConnectionTable:
         connection = self.connections.pop(event.cookie, None)
         if connection is None:
             return
+        self._links.ended(connection)
         session = connection.session
         if session is None or connection.whole or connection.judged:
             self.source.forget(event.cookie)
@@ -319,6 +345,8 @@ class ConnectionTable:
         """Nothing more will be parsed of it, so nothing more need be copied."""
         if session.opaque == "unknown":
             self.counters.unknown_protocol += 1
+        elif session.opaque == ENCRYPTED:
+            self._links.encrypted(connection)
         else:
             self.counters.switched_protocol += 1
         connection.session = None
@@ -395,6 +423,8 @@ class ConnectionTable:
     def _choose(self, connection: Connection, session: AnySession) -> None:
         """A parser was found, or the protocol has changed: does it need more than heads?"""
         connection.speaks = session.parser.__class__
+        if connection.first is None:
+            connection.first = session.parser
         if getattr(session.parser, "whole", False):
             self._ask_whole(connection)
 
@@ -409,8 +439,11 @@ class ConnectionTable:
     def _emit(self, connection: Connection, session: AnySession) -> None:
         if connection.peering.side is not session.side:
             connection.peering = turned(connection.peering, session.side)
+        if connection.peering.local is NOWHERE:
+            self._links.count(connection, len(session.done))
         for exchange in session.done:
-            self.emit(connection, exchange)
+            if exchange.protocol != PROTOCOL or self._links.learn(connection, exchange):
+                self.emit(connection, exchange)
         session.done.clear()
 
     # -- time and bounds --------------------------------------------------------------
@@ -475,6 +508,7 @@ class ConnectionTable:
 
     def _forget(self, connection: Connection) -> None:
         del self.connections[connection.cookie]
+        self._links.ended(connection)
         session = connection.session
         if session is not None:
             self._leave(connection, session)

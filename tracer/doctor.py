@@ -26,7 +26,7 @@ SLOW_CLOCKS: Final = frozenset({"acpi_pm", "hpet", "jiffies", "refined-jiffies"}
 
 GRANT: Final = (
     "Run it with sudo, or as a service with AmbientCapabilities="
-    "CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH."
+    "CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_CHECKPOINT_RESTORE."
 )
 GRANT_CONTAINER: Final = (
     "Run the container with --privileged --pid=host; in Kubernetes, privileged and hostPID."
@@ -49,6 +49,7 @@ def examine(host: Host | None = None, *, trial: bool = True) -> Report:
         btf_check,
         *(_hooks(btf) if btf else ()),
         _privileges(host),
+        _tls(host),
         _lockdown(host),
         _libbpf(host),
         _object(host),
@@ -175,8 +176,8 @@ def _hooks(btf: bytes) -> Iterator[Check]:
 
 
 def _may(host: Host, name: str) -> bool:
-    """Whether the privilege is held, or for eBPF the one that includes it."""
-    implied = name in {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"}
+    """Whether the privilege is held, or the one that includes it."""
+    implied = name in {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_CHECKPOINT_RESTORE"}
     return host.has_capability(name) or (implied and host.has_capability("CAP_SYS_ADMIN"))
 
 
@@ -205,6 +206,27 @@ def _privileges(host: Host) -> Check:
         )
     held = [name for name in CAPABILITIES if host.has_capability(name)]
     return ok("privileges", ", ".join(held))
+
+
+def _tls(host: Host) -> Check:
+    """Plaintext is read by uprobes in the files that processes map."""
+    if not host.read("sys/bus/event_source/devices/uprobe/type"):
+        return degraded(
+            "tls",
+            "the kernel has no uprobes",
+            lost="what is sent and received through TLS",
+            remedy="Boot a kernel with CONFIG_UPROBE_EVENTS, as distributions ship them. "
+            "In a container, mount the host's /sys.",
+        )
+    if not _may(host, "CAP_CHECKPOINT_RESTORE"):
+        return degraded(
+            "tls",
+            "uprobes; this process lacks CAP_CHECKPOINT_RESTORE",
+            lost="TLS of processes whose library was deleted or replaced since they started, "
+            "as by an update",
+            remedy=GRANT,
+        )
+    return ok("tls", "uprobes, in deleted libraries too")
 
 
 def _lockdown(host: Host) -> Check:

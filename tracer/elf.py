@@ -25,6 +25,10 @@ from functools import cached_property
 from struct import Struct
 from typing import Final, NamedTuple, Self
 
+from tracer.elf_scan import HIT_BYTES, LOOK_BYTES, MAX_TABLE_BYTES, ElfError, ElfTooMuchError, Scan
+
+__all__ = ["Elf", "ElfError", "ElfTooMuchError", "Section", "Segment"]
+
 HEADER: Final = Struct("<18xH12xQQ6xHHHHH")
 SEGMENT: Final = Struct("<IIQQ8xQ16x")
 SECTION: Final = Struct("<II8xQQQI20x")
@@ -54,24 +58,24 @@ DT_GNU_HASH: Final = 0x6FFFFEF5
 DT_VERSYM: Final = 0x6FFFFFF0
 VERSYM_HIDDEN: Final = 0x8000
 
-MAX_READ_BYTES: Final = 256 * 1024 * 1024
-"""Of one table."""
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024 * 1024
 """A search goes over all of a file, at 3 GB a second."""
+MAX_SEGMENTS: Final = 128
+"""Linkers make about ten; each is looked at for each address."""
+PATTERN_WEIGHT: Final = 4
+"""A pattern takes so many times as long to find as a text."""
 MAX_SECTIONS: Final = 65_536
 MAX_DYNAMIC_BYTES: Final = 64 * 1024
 MAX_CHAIN: Final = 4096
 """Symbols in one bucket of the hash table; linkers aim at a few."""
-MAX_HITS: Final = 1024
-"""Places where a name or its number is found in one table, most of them by accident."""
+MAX_TAILS: Final = 1024
+"""Places where a name is found in a table of strings: programs have hundreds of `..._main`."""
+MAX_HITS: Final = 16
+"""Symbols that have one name, or look as if they had it by accident."""
 CHUNK_BYTES: Final = 1024 * 1024
 """Searches hold this much of the file, and not all of it."""
 OVERLAP_BYTES: Final = 4096
 """What one match of a pattern may be long."""
-
-
-class ElfError(Exception):
-    """This is no 64-bit little-endian ELF file, or one that contradicts itself."""
 
 
 class Section(NamedTuple):
@@ -114,11 +118,13 @@ class Elf:
     """One open ELF file; a context manager.
 
     Raises:
-        ElfError: here and from each method, where the file is none that can be used.
+        ElfError: here and from each method, where the file is none that can be used, or
+            ElfTooMuchError, where more than `budget_bytes` would be read and searched.
         OSError: likewise, where it cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, budget_bytes: int = LOOK_BYTES) -> None:
+        self.scan: Final = Scan(budget_bytes)
         # Without O_NONBLOCK the open of a pipe would wait for somebody to write to it.
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -134,7 +140,7 @@ class Elf:
         self.size = status.st_size
         """Bytes of the file."""
         if self.size > MAX_FILE_BYTES:
-            raise ElfError(f"{path} has {self.size} bytes, more than are searched")
+            raise ElfTooMuchError(f"it has {self.size} bytes, more than are searched")
         if self.size < HEADER.size or self.read(0, 4) != IDENT[:4]:
             raise ElfError(f"{path} is no ELF file")
         if self.read(0, len(IDENT)) != IDENT:
@@ -142,6 +148,8 @@ class Elf:
         machine, segments, sections, *sizes = HEADER.unpack(self.read(0, HEADER.size))
         self.machine = MACHINES.get(machine, f"machine {machine}")
         """`x86_64`, `aarch64`, or the number of any other."""
+        if sizes[1] > MAX_SEGMENTS:
+            raise ElfTooMuchError(f"it has {sizes[1]} segments, more than {MAX_SEGMENTS}")
         headers = self._table(SEGMENT, segments, *sizes[:2])
         self.segments = tuple(
             Segment(address, offset, size, bool(flags & PF_X), bool(flags & PF_W))
@@ -171,8 +179,9 @@ class Elf:
         """`size` bytes of the file from `offset` on, neither more nor fewer."""
         if not (0 <= offset <= offset + size <= self.size):
             raise ElfError(f"{size} bytes at {offset:#x} are not in the file")
-        if size > MAX_READ_BYTES:
-            raise ElfError(f"{size} bytes at {offset:#x} are too many for one table")
+        if size > MAX_TABLE_BYTES:
+            raise ElfTooMuchError(f"{size} bytes at {offset:#x} are too many for one table")
+        self.scan.spend(size)
         data = os.pread(self._file, size, offset)
         if len(data) != size:
             raise ElfError("the file was cut while it was read")
@@ -309,8 +318,8 @@ class Elf:
         numbers = memoryview(table).cast("I")[:: SYMBOL.size // U32.size].tobytes()
         for name in names:
             # Linkers let a name be the tail of a longer one, so it may begin anywhere.
-            for place in _places(texts, name + b"\0"):
-                for at in _places(numbers, U32.pack(place)):
+            for place in self.scan.places(texts, name + b"\0", MAX_TAILS):
+                for at in self.scan.places(numbers, U32.pack(place), MAX_HITS):
                     index, misfit = divmod(at, U32.size)
                     if not misfit:
                         symbol = SYMBOL.unpack_from(table, index * SYMBOL.size)
@@ -362,10 +371,12 @@ class Elf:
         self, pattern: re.Pattern[bytes], areas: Collection[Section | Segment]
     ) -> Iterator[tuple[int, re.Match[bytes]]]:
         for start, chunk, own in self._chunks(areas, OVERLAP_BYTES):
+            self.scan.spend(PATTERN_WEIGHT * len(chunk))
             for match in pattern.finditer(chunk):
                 # What begins in the overlap is whole only in the next chunk.
                 if match.start() >= own:
                     break
+                self.scan.spend(HIT_BYTES)
                 yield start, match
 
     def _chunks(
@@ -386,14 +397,3 @@ def _gnu_hash(name: bytes) -> int:
     for byte in name:
         value = (value * 33 + byte) & 0xFFFFFFFF
     return value
-
-
-def _places(data: bytes, text: bytes) -> Iterator[int]:
-    """Where the text is in the data, overlapping ones too."""
-    at = data.find(text)
-    for _ in range(MAX_HITS):
-        if at < 0:
-            return
-        yield at
-        at = data.find(text, at + 1)
-    raise ElfError(f"{text!r} is in one table more than {MAX_HITS} times")

@@ -27,6 +27,10 @@ INGRESS: Final = 0
 EGRESS: Final = 1
 
 LATE: Final = 1
+INNER: Final = 2
+
+INNER_BIT: Final = 1 << 62
+"""In the cookies of what is no socket but the plaintext of a TLS object."""
 
 EOF: Final = 1
 HAS_PEER: Final = 2
@@ -45,7 +49,7 @@ BUSY: Final = 1 << 31
 DISCARDED: Final = 1 << 30
 LENGTH_MASK: Final = DISCARDED - 1
 
-OPEN_STRUCT: Final = Struct("<BBBBIQQQQIIIHH16s16s16s108sI")
+OPEN_STRUCT: Final = Struct("<BBBBIQQQQQIIIHH16s16s16s108sI")
 DATA_STRUCT: Final = Struct("<BBBBIQQIIIIIIIHH")
 PEER_STRUCT: Final = Struct("<16sHHI")
 CLOSE_STRUCT: Final = Struct("<BBHIQQII")
@@ -81,6 +85,7 @@ class Cause(IntEnum):
     STOPPED = 10
     SKIPPED = 11
     NO_STORAGE = 12
+    CIPHERTEXT = 13
 
 
 class Action(IntEnum):
@@ -104,6 +109,8 @@ class OpenEvent:
     timestamp_ns: int
     process_start_ns: int
     cgroup_id: int
+    carrier: int = 0
+    """Where `flags` has INNER: cookie of the socket, 0 while it is not known."""
     netns: int
     egress_position: int
     ingress_position: int
@@ -127,6 +134,7 @@ class OpenEvent:
             timestamp_ns,
             process_start_ns,
             cgroup_id,
+            carrier,
             netns,
             egress_position,
             ingress_position,
@@ -147,6 +155,7 @@ class OpenEvent:
             timestamp_ns=timestamp_ns,
             process_start_ns=process_start_ns,
             cgroup_id=cgroup_id,
+            carrier=carrier,
             netns=netns,
             egress_position=egress_position,
             ingress_position=ingress_position,
@@ -169,6 +178,7 @@ class OpenEvent:
             self.timestamp_ns,
             self.process_start_ns,
             self.cgroup_id,
+            self.carrier,
             self.netns,
             self.egress_position,
             self.ingress_position,

@@ -31,7 +31,8 @@ from itertools import islice
 from struct import Struct
 from typing import Final
 
-from tracer.elf import MAX_READ_BYTES, Elf, ElfError, Section
+from tracer.elf import Elf, ElfError, ElfTooMuchError, Section
+from tracer.elf_scan import MAX_TABLE_BYTES
 
 BUILDINFO_MAGIC: Final = b"\xff Go buildinf:"
 BUILDINFO: Final = Struct("<14sBB16x")
@@ -72,8 +73,17 @@ MAX_HITS: Final = 100_000
 """Numbers in the table that are a name's by accident."""
 MAX_MISFITS: Final = 1024
 """Places where a pointer is found across two others."""
-MAX_FUNCTION_BYTES: Final = 1024 * 1024
+MAX_FUNCTION_BYTES: Final = 128 * 1024
+MAX_RETURNS: Final = 256
+"""Of one function; those of crypto/tls have some ten."""
 ARM64_RET: Final = 0xD65F03C0
+ARM64_BRANCH: Final = 0x54000000
+ARM64_BRANCH_MASK: Final = 0xFF000010
+"""B.cond (Arm ARM C6.2)."""
+CHECK_INSTRUCTIONS: Final = 5
+"""A function begins with a comparison of the stack pointer with its end and a branch to
+runtime.morestack, if it has that at all (cmd/internal/obj/x86 stacksplit)."""
+X86_BRANCHES: Final = frozenset({"jbe", "jb"})
 X86_RETURNS: Final = frozenset({"ret", "repz ret"})
 
 
@@ -82,6 +92,10 @@ class GoFunction:
     """Places in the file where a function can be hooked."""
 
     entry: int
+    begin: int
+    """Behind the check of the stack, which runs twice if the stack has to grow; arguments and
+    stack pointer are still as at the entry. What stands there the kernel mostly emulates (`push`),
+    where it would have to step through a comparison: ten times as fast."""
     returns: tuple[int, ...]
     """All its RET instructions, in order; never none."""
 
@@ -126,8 +140,9 @@ def go_functions(elf: Elf, names: Collection[str]) -> dict[str, GoFunction]:
 
     Empty for programs of Go before 1.17 (on arm64 before 1.18): there arguments are on the
     stack, and probes that read registers would report what happens to be in them. Left out is a
-    function that was inlined or linked away, whose name is not unique, that never returns, or
-    whose instructions cannot all be read: half of its returns would be worse than none.
+    function that was inlined or linked away, whose name is not unique, that never returns or in
+    too many places, or whose instructions cannot all be read: half of its returns would be worse
+    than none.
 
     Raises:
         ElfError: the file contradicts itself.
@@ -148,9 +163,9 @@ def go_functions(elf: Elf, names: Collection[str]) -> dict[str, GoFunction]:
         entry = elf.offset_of(start + bounds[0])
         if entry is None:
             continue
-        returns = _returns(elf.machine, elf.read(entry, bounds[1] - bounds[0]))
-        if returns:
-            found[name] = GoFunction(entry, tuple(entry + at for at in returns))
+        begin, returns = _places(elf.machine, elf.read(entry, bounds[1] - bounds[0]))
+        if 0 < len(returns) <= MAX_RETURNS:
+            found[name] = GoFunction(entry, entry + begin, tuple(entry + at for at in returns))
     return found
 
 
@@ -162,10 +177,12 @@ def _find_table(elf: Elf) -> _FunctionTable | None:
     for segment in sorted(elf.segments, key=lambda one: one.is_executable):
         for place in islice(elf.positions(TABLE, segment), MAX_CANDIDATES):
             # How long it is only sections say; nothing in it leads further than it goes.
-            size = min(segment.offset + segment.size - place, MAX_READ_BYTES)
+            size = min(segment.offset + segment.size - place, MAX_TABLE_BYTES)
             address = place - segment.offset + segment.address
             try:
                 return _FunctionTable(elf, Section(address, place, size))
+            except ElfTooMuchError:
+                raise
             except ElfError:
                 continue
     return None
@@ -181,19 +198,20 @@ class _FunctionTable:
     def __init__(self, elf: Elf, area: Section) -> None:
         self._elf = elf
         self._address = area.address
-        data = elf.read(area.offset, area.size)
-        if not TABLE.match(data) or len(data) < HEADER_118.size:
+        head = elf.read(area.offset, min(area.size, HEADER_118.size))
+        if not TABLE.match(head) or len(head) < HEADER_118.size:
             raise ElfError("the function table of Go begins in a way that is not known")
-        (self.magic,) = U32.unpack_from(data)
+        (self.magic,) = U32.unpack_from(head)
         is_old = self.magic == MAGIC_116
         header = HEADER_116 if is_old else HEADER_118
-        *_, count, _, names, units, _, _, functions = header.unpack_from(data)
+        *_, count, _, names, units, _, _, functions = header.unpack_from(head)
         self._layout = Struct("<QI" if is_old else "<II")
         """How the record of a function begins: its entry and the place of its name."""
         width = POINTER.size if is_old else U32.size
         size = (2 * count + 1) * width
-        if not (count > 0 and names <= units <= functions <= functions + size <= len(data)):
+        if not (count > 0 and names <= units <= functions <= functions + size <= area.size):
             raise ElfError("the function table of Go leads out of itself")
+        data = elf.read(area.offset, area.size)
         self._data = data
         self._names = (names, units)
         self._records = functions
@@ -232,7 +250,7 @@ class _FunctionTable:
     def _name_places(self, text: bytes) -> Iterator[int]:
         """Where in the table of names the text is a whole name: linkers write it once."""
         start, end = self._names
-        at = self._data.find(b"\0" + text, start, end)
+        at = self._elf.scan.find(self._data, b"\0" + text, start, end)
         if at >= 0:
             yield at + 1 - start
 
@@ -244,7 +262,7 @@ class _FunctionTable:
         """
         field = U32.pack(name_place)
         before = self._layout.size - U32.size
-        at = self._data.find(field, self._begin + before)
+        at = self._elf.scan.find(self._data, field, self._begin + before)
         for _ in range(MAX_HITS):
             if at < 0:
                 return
@@ -257,8 +275,8 @@ class _FunctionTable:
                 and self._places[index] == record - self._records
             ):
                 yield index
-            at = self._data.find(field, at + 1)
-        raise ElfError("the function table of Go has too many places that look like a function")
+            at = self._elf.scan.find(self._data, field, at + 1)
+        raise ElfTooMuchError("too many places look like a function of Go")
 
 
 class _Pointers:
@@ -269,7 +287,7 @@ class _Pointers:
 
     def at(self, address: int) -> int:
         """The pointer at an address; 0 where there is none."""
-        row = _aligned_find(self._targets, _pack(address))
+        row = self._find(self._targets, _pack(address))
         if row is not None and self._is_relative(row):
             return int(POINTER.unpack_from(self._rows, row * RELA_BYTES + 16)[0])
         return self.word(address)
@@ -289,13 +307,24 @@ class _Pointers:
             address = self._elf.address_of(place)
             if address is not None and address % POINTER.size == 0:
                 yield address
-        row = _aligned_find(self._addends, _pack(value))
+        row = self._find(self._addends, _pack(value))
         for _ in range(MAX_CANDIDATES):
             if row is None:
                 return
             if self._is_relative(row):
                 yield int(POINTER.unpack_from(self._rows, row * RELA_BYTES)[0])
-            row = _aligned_find(self._addends, _pack(value), row + 1)
+            row = self._find(self._addends, _pack(value), row + 1)
+
+    def _find(self, column: bytes, pointer: bytes, row: int = 0) -> int | None:
+        """The next row of a column of pointers that holds this one."""
+        at = self._elf.scan.find(column, pointer, row * POINTER.size)
+        for _ in range(MAX_MISFITS):
+            if at < 0:
+                return None
+            if at % POINTER.size == 0:
+                return at // POINTER.size
+            at = self._elf.scan.find(column, pointer, at + 1)
+        return None
 
     def _is_relative(self, row: int) -> bool:
         (info,) = POINTER.unpack_from(self._rows, row * RELA_BYTES + 8)
@@ -322,29 +351,25 @@ def _pack(pointer: int) -> bytes:
     return POINTER.pack(pointer & 0xFFFF_FFFF_FFFF_FFFF)
 
 
-def _aligned_find(column: bytes, pointer: bytes, row: int = 0) -> int | None:
-    """The next row of a column of pointers that holds this one."""
-    at = column.find(pointer, row * POINTER.size)
-    for _ in range(MAX_MISFITS):
-        if at < 0:
-            return None
-        if at % POINTER.size == 0:
-            return at // POINTER.size
-        at = column.find(pointer, at + 1)
-    return None
-
-
-def _returns(machine: str, code: bytes) -> list[int]:
-    """Where the RET instructions are; none if not all of the code can be read."""
+def _places(machine: str, code: bytes) -> tuple[int, list[int]]:
+    """Where a function begins its work, and its RET instructions; none if some cannot be read."""
     if machine == "aarch64":
         words = memoryview(code)[: len(code) // U32.size * U32.size].cast("I")
-        return [index * U32.size for index, word in enumerate(words) if word == ARM64_RET]
+        returns = [index * U32.size for index, word in enumerate(words) if word == ARM64_RET]
+        for index, word in enumerate(words[:CHECK_INSTRUCTIONS]):
+            if word & ARM64_BRANCH_MASK == ARM64_BRANCH:
+                return (index + 1) * U32.size, returns
+        return 0, returns
     # Loading it takes 50 ms, which only who meets a Go program shall pay.
     from capstone import CS_ARCH_X86, CS_MODE_64, Cs  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    end, returns = 0, []
-    for at, size, word, _ in Cs(CS_ARCH_X86, CS_MODE_64).disasm_lite(code, 0):
+    begin = end = 0
+    returns = []
+    instructions = Cs(CS_ARCH_X86, CS_MODE_64).disasm_lite(code, 0)
+    for number, (at, size, word, _) in enumerate(instructions):
         if word in X86_RETURNS:
             returns.append(at)
         end = at + size
-    return returns if end == len(code) else []
+        if not begin and number < CHECK_INSTRUCTIONS and word in X86_BRANCHES:
+            begin = end
+    return (begin, returns) if end == len(code) else (0, [])

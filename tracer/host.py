@@ -22,6 +22,7 @@ CAPABILITIES: Final = {
     "CAP_SYS_ADMIN": 21,
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
+    "CAP_CHECKPOINT_RESTORE": 40,
 }
 """Bits of CapEff, include/uapi/linux/capability.h."""
 

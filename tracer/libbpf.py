@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
+from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -36,10 +38,15 @@ PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool)),
+    "bpf_program__set_expected_attach_type": (c_int, (c_void_p, c_int)),
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__attach": (c_void_p, (c_void_p,)),
     "bpf_program__attach_cgroup": (c_void_p, (c_void_p, c_int)),
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_program__attach_uprobe_opts": (
+        c_void_p,
+        (c_void_p, c_int, c_char_p, c_size_t, c_void_p),
+    ),
     "bpf_link__fd": (c_int, (c_void_p,)),
     "bpf_link__destroy": (c_int, (c_void_p,)),
     "bpf_iter_create": (c_int, (c_int,)),
@@ -56,6 +63,12 @@ PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "libbpf_num_possible_cpus": (c_int, ()),
     "libbpf_set_print": (c_void_p, (c_void_p,)),
 }
+
+BPF_SYSCALL: Final = {"x86_64": 321, "aarch64": 280}
+LINK_CREATE: Final = 28
+TRACE_UPROBE_MULTI: Final = 48
+UPROBE_MULTI_RETURN: Final = 1
+"""include/uapi/linux/bpf.h, asm/unistd.h"""
 
 _log: list[str] = []
 
@@ -86,6 +99,37 @@ class _ProgramInfo(ctypes.Structure):
         ("run_time_ns", c_uint64),
         ("run_count", c_uint64),
         ("recursion_misses", c_uint64),
+    )
+
+
+class _LinkCreate(ctypes.Structure):
+    """The part of `union bpf_attr` that BPF_LINK_CREATE takes for BPF_TRACE_UPROBE_MULTI."""
+
+    _fields_ = (
+        ("program", c_uint32),
+        ("target", c_uint32),
+        ("attach_type", c_uint32),
+        ("flags", c_uint32),
+        ("path", c_char_p),
+        ("offsets", c_void_p),
+        ("reference_counters", c_void_p),
+        ("cookies", c_void_p),
+        ("count", c_uint32),
+        ("uprobe_flags", c_uint32),
+        ("pid", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class _UprobeOptions(ctypes.Structure):
+    """`struct bpf_uprobe_opts`."""
+
+    _fields_ = (
+        ("size", c_size_t),
+        ("reference_counter_offset", c_size_t),
+        ("cookie", c_uint64),
+        ("is_return", c_bool),
+        ("function", c_char_p),
     )
 
 
@@ -167,8 +211,23 @@ class Link:
             self._pointer = None
 
 
+class MultiLink:
+    """A program at many places of one file, until `close`: one wait for the kernel, not many."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
 class BpfObject:
     """An object file: open, configure, load, attach."""
+
+    is_abandoned = False
+    """A thread may be inside of it for ever: `close` leaves it to the end of the process."""
 
     def __init__(self, path: Path) -> None:
         del _log[:]
@@ -222,6 +281,54 @@ class BpfObject:
         pointer = self._lib.bpf_program__attach_cgroup(self._program(program_name), cgroup_fd)
         return Link(_checked(pointer, f"attach {program_name}", is_pointer=True))
 
+    def attach_uprobe(
+        self, program_name: str, path: str, offset: int, *, is_return: bool, cookie: int
+    ) -> Link:
+        """Attach to an instruction of a file, in every process that maps it."""
+        options = _UprobeOptions(ctypes.sizeof(_UprobeOptions), 0, cookie, is_return, None)
+        pointer = self._lib.bpf_program__attach_uprobe_opts(
+            self._program(program_name), -1, os.fsencode(path), offset, ctypes.byref(options)
+        )
+        return Link(_checked(pointer, f"attach {program_name} to {path}", is_pointer=True))
+
+    def take_many_places(self, program_name: str) -> None:
+        """Load a program so that `attach_uprobes` can attach it, and `attach_uprobe` cannot.
+
+        Linux 6.6, 89ae89f53d20 ("bpf: Add multi uprobe link").
+        """
+        program = self._program(program_name)
+        _checked(
+            self._lib.bpf_program__set_expected_attach_type(program, TRACE_UPROBE_MULTI),
+            program_name,
+        )
+
+    def attach_uprobes(
+        self, program_name: str, path: str, places: Sequence[tuple[int, int]], *, is_return: bool
+    ) -> MultiLink:
+        """Attach to instructions of a file: offset and cookie of each."""
+        count = len(places)
+        offsets, cookies = zip(*places, strict=True)
+        fd = _checked(self._lib.bpf_program__fd(self._program(program_name)), program_name)
+        arrays = (c_uint64 * count)(*offsets), (c_uint64 * count)(*cookies)
+        request = _LinkCreate(
+            program=fd,
+            attach_type=TRACE_UPROBE_MULTI,
+            path=os.fsencode(path),
+            offsets=ctypes.addressof(arrays[0]),
+            cookies=ctypes.addressof(arrays[1]),
+            count=count,
+            uprobe_flags=UPROBE_MULTI_RETURN if is_return else 0,
+        )
+        # libbpf 1.1 cannot say this, but the kernel can be asked without it.
+        syscall = ctypes.CDLL(None, use_errno=True).syscall
+        result = syscall(
+            BPF_SYSCALL[platform.machine()],
+            LINK_CREATE,
+            ctypes.byref(request),
+            ctypes.sizeof(request),
+        )
+        return MultiLink(_checked(result, f"attach {program_name} to {path}"))
+
     def run_iterator(self, program_name: str) -> None:
         """Run an iterator program over everything it iterates."""
         pointer = self._lib.bpf_program__attach_iter(self._program(program_name), None)
@@ -250,7 +357,7 @@ class BpfObject:
         return ProgramStats(known.run_time_ns, known.run_count, known.recursion_misses)
 
     def close(self) -> None:
-        if self._pointer is not None:
+        if self._pointer is not None and not self.is_abandoned:
             self._lib.bpf_object__close(self._pointer)
             self._pointer = None
 

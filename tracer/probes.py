@@ -15,9 +15,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from tracer import events, libbpf
+from tracer import events, libbpf, library_probes
 from tracer.abi import check_abi
 from tracer.btf import Btf
 from tracer.capture import (
@@ -31,13 +33,15 @@ from tracer.capture import (
 )
 from tracer.cgroups import unified_mount
 from tracer.clock import unix_offset_ns
-from tracer.errors import LoadError
+from tracer.errors import LoadError, refusal
 from tracer.events import Action, Cause, OpenEvent
+from tracer.kernel_filters import add_pids, fill_filters, is_traced
 from tracer.libbpf import BpfObject, LibbpfError, Link, ProgramStats
 from tracer.objects import NoObjectError, object_path
 from tracer.ring import Ring
 from tracer.source import Batch, Counter
 from tracer.span import Process
+from tracer.tls_capture import TlsCapture, degraded
 
 __all__ = ("MIN_RING_BYTES", "KernelSource", "Settings")
 
@@ -56,19 +60,21 @@ BUSY_SHARE: Final = 16
 """Fast: more than one part in this many of the ring came with one batch."""
 WAKE_SHARE: Final = 8
 """Filled to one part in this many, the kernel ends our sleep."""
+SCRATCH_SLOTS: Final = 3
+"""bpf/maps.h WS_SCRATCH_SLOTS."""
 WHOLE_SHARE: Final = 4
 """One record takes no more than one part in this many of the ring."""
 
-LOST_KINDS: Final = ("opens", "ends", "closes")
+LOST_KINDS: Final = ("opens", "ends", "closes", "calls", "notices")
 """bpf/maps.h enum ws_lost."""
 LOST_TEXTS: Final = {
     "ends": "ends of a stream found no room in the ring buffer",
     "closes": "ends of a connection found no room in the ring buffer",
+    "calls": "calls into a TLS library whose beginning was not seen",
+    "notices": "notices of a new process or library found no room",
 }
 
 T = TypeVar("T")
-
-REPORT: Final = "please report it with the log that follows"
 
 
 class Processes(Protocol):
@@ -89,6 +95,7 @@ class KernelSource:
         self._settings = settings
         self._processes = processes
         self._links: list[Link] = []
+        self._tls: TlsCapture | None = None
         self._stats_fd: int | None = None
         self._step_s = IDLE_STEP_S
         self.degraded: list[str] = []
@@ -109,6 +116,9 @@ class KernelSource:
             self._ring = Ring(
                 self._object.map_fd("events"), settings.ring_bytes, self._pending_offset()
             )
+            if self._settings.tls:
+                self._start_tls()
+                self.degraded += library_probes.limits()
         except BaseException:
             self._detach()
             raise
@@ -174,11 +184,15 @@ class KernelSource:
     def unused(self) -> Mapping[str, int]:
         lost = self.lost_records()
         # An open record is sent again with the next transfer, so that none is lost.
-        return {LOST_TEXTS[kind]: count for kind, count in lost.items() if kind in LOST_TEXTS}
+        counts = {LOST_TEXTS[kind]: count for kind, count in lost.items() if kind in LOST_TEXTS}
+        if self._tls is not None:
+            counts.update(degraded(self._tls.discovery.counters()))
+        return counts
 
     def program_stats(self) -> Mapping[str, ProgramStats]:
         """The kernel's own counts, by program; times only after `enable_stats`."""
-        return {name: self._object.program_stats(name) for name in self._programs()}
+        names = (*self._programs(), *(library_probes.PROGRAMS if self._settings.tls else ()))
+        return {name: self._object.program_stats(name) for name in names}
 
     def enable_stats(self) -> None:
         """Have the kernel measure run times until `close`; costs all programs a little."""
@@ -186,15 +200,41 @@ class KernelSource:
             self._stats_fd = libbpf.enable_stats()
 
     def close(self) -> None:
+        if self._tls is not None:
+            self._tls.close()
         self._ring.close()
         self._epoll.close()
         self._variables.release()
         self._mapped.close()
         self._detach()
 
+    def prepare(self, program: str) -> None:
+        """A program is about to be run: what it says through TLS is wanted from the start."""
+        if self._tls is not None:
+            self._tls.discovery.prepare(program)
+
+    def _start_tls(self) -> None:
+        def on_attached(is_go: bool) -> None:
+            if is_go:
+                self._variables[self._bss["has_go"].offset // 4] = 1
+            self._step_up("tls_epoch")
+
+        try:
+            self._tls = TlsCapture(
+                self._object,
+                self._settings,
+                is_traced=partial(is_traced, self._object),
+                on_attached=on_attached,
+            )
+        except LibbpfError as error:
+            self._without_tls(error)
+
     def _renew_verdicts(self) -> None:
         """Have the kernel look at the verdicts again, see bpf/maps.h verdicts_epoch."""
-        index = self._bss["verdicts_epoch"].offset // 4
+        self._step_up("verdicts_epoch")
+
+    def _step_up(self, name: str) -> None:
+        index = self._bss[name].offset // 4
         self._variables[index] = (self._variables[index] + 1) & 0xFFFFFFFF
 
     def _detach(self) -> None:
@@ -214,15 +254,28 @@ class KernelSource:
         return names
 
     def _load(self) -> BpfObject:
-        """Load the object; without the hook for senders if only that is refused."""
-        mount = unified_mount()
-        if self.source_in_use == "socket" and mount is not None:
+        """Load the object; without TLS or the hook for senders if only that is refused."""
+        try:
+            return self._load_somehow()
+        except LibbpfError as error:
+            if not self._settings.tls or error.errno == errno.EPERM:
+                raise
+            self._settings = replace(self._settings, tls=False)
+            opened = self._load_somehow()
+            self._without_tls(error)
+            return opened
+
+    def _load_somehow(self) -> BpfObject:
+        if self.source_in_use == "socket" and unified_mount() is not None:
             try:
                 return self._load_with(SENDER_PROGRAMS)
             except LibbpfError as error:
                 if error.errno not in {errno.EPERM, errno.EINVAL}:
                     raise
         return self._load_with(())
+
+    def _without_tls(self, error: LibbpfError) -> None:
+        self.degraded.append(f"{library_probes.REFUSED} ({error.strerror})")
 
     def _load_with(self, senders: tuple[str, ...]) -> BpfObject:
         try:
@@ -236,16 +289,22 @@ class KernelSource:
             check_abi(types)
             self._configure(opened, types)
             wanted = {*self._programs(), *senders, *ITERATORS}
+            if self._settings.tls:
+                wanted.update(library_probes.PROGRAMS)
             every = (
                 *COMMON_PROGRAMS,
                 *SOCKET_PROGRAMS,
                 *SENDER_PROGRAMS,
                 *SYSCALL_PROGRAMS,
                 *FOLLOW_PROGRAMS,
+                *library_probes.PROGRAMS,
             )
             for name in every:
                 if name not in wanted:
                     opened.leave_out(name)
+            if library_probes.has_many_places():
+                for name in library_probes.PROGRAMS[:-1]:
+                    opened.take_many_places(name)
             opened.load()
         except BaseException:
             opened.close()
@@ -267,6 +326,7 @@ class KernelSource:
             "atomics": has_atomics(),
             "loops": has_loops(),
             "exclude_self": settings.exclude_self,
+            "trace_tls": settings.tls,
             "filter_pids": bool(settings.pids),
             "filter_comms": bool(settings.comms),
             "filter_ports": bool(settings.ports),
@@ -279,23 +339,26 @@ class KernelSource:
             opened.write_initial(
                 ".rodata", variable.offset, value.to_bytes(variable.size, "little")
             )
-        head = events.DATA_STRUCT.size + events.PEER_STRUCT.size
+        head = 8 + events.DATA_STRUCT.size + events.PEER_STRUCT.size
         opened.set_value_size("scratch", head + 2 * most)
-        opened.set_max_entries("scratch", 2 * libbpf.possible_cpus())
+        opened.set_max_entries("scratch", SCRATCH_SLOTS * libbpf.possible_cpus())
         opened.set_max_entries("events", settings.ring_bytes)
         if self.source_in_use == "socket":
             opened.set_max_entries("sockets_by_id", 1)  # its memory is taken at once
+        if not settings.tls:
+            for name in library_probes.MAPS:
+                opened.set_max_entries(name, 1)
 
     def _attach(self) -> None:
         opened = self._object
-        self._fill_filters()
+        fill_filters(opened, self._settings)
         # Twice: what was open before gets its role from all the listeners; what came
         # between that and the hooks is caught by the second time.
         for iterator in ITERATORS:
             opened.run_iterator(iterator)
         self._links += [opened.attach(name) for name in self._programs()]
         if self._settings.pids and self._settings.follow:
-            self._add_pids(descendants(self._settings.pids))
+            add_pids(opened, descendants(self._settings.pids))
         for iterator in ITERATORS:
             opened.run_iterator(iterator)
         if self.source_in_use == "socket":
@@ -317,34 +380,6 @@ class KernelSource:
                 "needs a mounted cgroup v2 and CAP_NET_ADMIN"
             )
 
-    def _fill_filters(self) -> None:
-        settings, yes = self._settings, b"\1"
-        self._add_pids(settings.pids)
-        fd = self._object.map_fd("comms")
-        for comm in settings.comms:
-            libbpf.map_update(fd, comm.encode()[:15].ljust(16, b"\0"), yes)
-        fd = self._object.map_fd("ports")
-        for port in settings.ports:
-            libbpf.map_update(fd, port.to_bytes(2, "little"), yes)
-        fd = self._object.map_fd("cgroups")
-        for index, path in enumerate(settings.cgroups):
-            try:
-                cgroup = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError as error:
-                raise LoadError(
-                    f"the control group {path} cannot be opened ({error.strerror})",
-                    "name a directory under the mount of cgroup v2",
-                ) from None
-            try:
-                libbpf.map_update(fd, index.to_bytes(4, "little"), cgroup.to_bytes(4, "little"))
-            finally:
-                os.close(cgroup)
-
-    def _add_pids(self, pids: tuple[int, ...]) -> None:
-        fd = self._object.map_fd("pids")
-        for pid in pids:
-            libbpf.map_update(fd, pid.to_bytes(4, "little"), b"\1")
-
     def _pending_offset(self) -> int:
         """Written by an iterator, see bpf/maps.h."""
         return self._variables[self._bss["pending_offset"].offset // 4]
@@ -362,15 +397,4 @@ def _refusals(action: Callable[[], T]) -> T:
     try:
         return action()
     except LibbpfError as error:
-        if "processed" in error.log and "BEGIN PROG LOAD LOG" in error.log:
-            raise LoadError(
-                f"the kernel's verifier rejects a program ({error.strerror})", REPORT, error.log
-            ) from None
-        if error.errno in {errno.EPERM, errno.EACCES}:
-            raise LoadError(
-                "no permission to load BPF programs",
-                "run with sudo, or grant CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_PTRACE "
-                "and CAP_DAC_READ_SEARCH",
-                # Not libbpf's own words, which blame RLIMIT_MEMLOCK.
-            ) from None
-        raise LoadError(f"the kernel refuses: {error.strerror}", REPORT, error.log) from None
+        raise refusal(error, error.log) from None

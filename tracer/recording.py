@@ -34,7 +34,7 @@ from tracer.span import Process
 
 MAGIC: Final = b"\x89WSPAN\r\n"
 """Not text, and broken by whatever converts line ends."""
-VERSION: Final = 1
+VERSION: Final = 2
 PREFIX: Final = Struct("<HHII")
 FRAME: Final = Struct("<III")
 ITEM: Final = Struct("<BI")

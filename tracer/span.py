@@ -26,6 +26,11 @@ KIND_OF_SIDE: Final = {
 }
 
 
+SERVER_NAME: Final = "tls.client.server_name"
+TLS_IN_USE: Final[Mapping[str, AttributeValue]] = {"tls.protocol.name": "tls"}
+"""All that is known of a connection whose handshake was not seen."""
+
+
 @dataclass(slots=True, frozen=True, eq=False)
 class Process:
     """Facts of one process, read once and kept past its exit.
@@ -58,17 +63,27 @@ class Peering:
     remote: Endpoint
     late: bool
     """The connection is older than the tracer."""
+    tls: Mapping[str, AttributeValue] | None = None
+    """What its handshake said in clear, if it is encrypted on the wire; None if it is not."""
 
     @property
     def server(self) -> Endpoint:
         """The end that serves; the remote one where that is unknown."""
         return self.local if self.side is Side.SERVER else self.remote
 
+    @property
+    def named_server(self) -> Endpoint:
+        """The same, by the name that the client asked for in the TLS handshake if it did."""
+        server = self.server
+        name = self.tls.get(SERVER_NAME) if self.tls else None
+        return Endpoint(name, server.port) if isinstance(name, str) else server
+
     def attributes(self) -> dict[str, AttributeValue]:
         """Attributes that every span of the connection has."""
+        attributes: dict[str, AttributeValue] = dict(self.tls or ())
         if self.transport is Transport.UNIX:
-            return {"network.transport": "unix"}
-        attributes: dict[str, AttributeValue] = {}
+            attributes["network.transport"] = "unix"
+            return attributes
         if self.transport is Transport.UDP:
             attributes["network.transport"] = "udp"
         if self.remote.address:

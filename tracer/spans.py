@@ -76,7 +76,7 @@ class SpanMaker:
         session = connection.session
         parser = exchange.parser or (None if session is None else session.parser)
         assert parser is not None
-        return parser.outline(exchange, peering.side, peering.server)
+        return parser.outline(exchange, peering.side, peering.named_server)
 
     def _next_ids(self) -> tuple[bytes, bytes]:
         used = self._used

@@ -119,6 +119,7 @@ def _table_lines(table: ConnectionTable) -> list[str]:
     connections: tuple[tuple[int, str], ...] = (
         (counters.unknown_protocol, "given up: the protocol is not known"),
         (counters.switched_protocol, "given up: switched to another protocol"),
+        (counters.sealed, "encrypted, and nobody sees inside: `wirespan explain PID` says why"),
         (counters.no_parser, "without a parser for the transport"),
         (counters.evicted, "forgotten: there were too many"),
         (counters.quiet, "forgotten: silent for long"),
@@ -136,6 +137,7 @@ def _table_lines(table: ConnectionTable) -> list[str]:
         (tally.overlap_bytes, "byte", "seen twice"),
         (tally.limits, "time", "a bound was reached: of a message, or of what may wait"),
         (counters.unreported, "exchange", "lost to a parser's failure"),
+        (counters.unbound, "exchange", "inside a TLS library, their socket not known"),
     )
     lines = [f"{_count(count, 'connection')} {text}" for count, text in connections if count]
     lines += [f"{_count(count, noun)} {text}".rstrip() for count, noun, text in others if count]

@@ -23,6 +23,7 @@ examples:
   sudo wirespan record -w night.wspan  and later, anywhere, without root:
   wirespan replay night.wspan --latency '>100ms'
   wirespan doctor                      what works here, what does not, and why
+  sudo wirespan explain 4711           the same for the TLS of a process
 
 `wirespan COMMAND --help` has the flags of each.
 Exit status: 0 done, 1 failed (a sentence says why), 2 bad usage; with `-- CMD`
@@ -62,6 +63,15 @@ examples:
   wirespan replay incident.wspan
   wirespan replay capture.pcapng --status 5xx -o wide
   wirespan replay incident.wspan -o none --endpoint http://localhost:4318
+""",
+    "explain": """\
+Says of each file with TLS inside whether its plaintext is seen. Without root it
+can look into your own processes only.
+Exit status: 0, or 1 if there is no such process.
+
+examples:
+  sudo wirespan explain 4711
+  sudo wirespan explain 4711 -o json | jq -r '.findings[] | .sight, .path'
 """,
     "doctor": """\
 Exit status: 0 if wirespan can capture here, else 1.

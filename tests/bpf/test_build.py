@@ -23,6 +23,9 @@ PROGRAMS = {
     "cgroup/recvmsg4",
     "cgroup/recvmsg6",
     "iter/task_file",
+    "tp_btf/sched_process_exec",
+    "uprobe",
+    "uretprobe",
 }
 
 

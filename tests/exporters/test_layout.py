@@ -57,29 +57,6 @@ def test_a_size_has_four_columns(number):
     assert len(layout.size(number)) <= 4
 
 
-@given(st.text())
-def test_printable_text_stays_and_the_rest_is_spelt_out(text):
-    shown = layout.printable(text)
-    assert shown.isprintable()
-    assert text != shown or text.isprintable()
-    assert layout.printable(text, ascii_only=True).isascii()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
-        ("a\r\nb\tc", "a\\r\\nb\\tc"),
-        ("a\x7fb\x9bc", "a\\x7fb\\x9bc"),
-        ("ev\u202eil", "ev\\u202eil"),
-        ("\udcff", "\\udcff"),
-        ("é日", "é日"),
-    ],
-)
-def test_what_a_terminal_would_obey_is_spelt_out(text, shown):
-    assert layout.printable(text) == shown
-
-
 def test_the_middle_goes_first():
     assert layout.shorten_middle("/api/users/42", 9) == "/api…s/42"
     assert layout.shorten_middle("/api/users/42", 13) == "/api/users/42"

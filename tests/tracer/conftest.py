@@ -7,12 +7,15 @@ import os
 import pickle
 import socket
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tracer.events import EGRESS, INGRESS, CloseEvent, DataEvent, OpenEvent, walk
+from tests.tracer.carriers import destroy, make_ends
+from tracer import libbpf
+from tracer.events import EGRESS, INGRESS, INNER, CloseEvent, DataEvent, OpenEvent, walk
 from tracer.probes import KernelSource, Settings
 
 SO_COOKIE = 57
@@ -28,6 +31,7 @@ class Capture:
 
     def __init__(self, **settings):
         settings.setdefault("exclude_self", False)
+        settings.setdefault("tls", False)
         self.source = KernelSource(Settings(**settings), NoProcesses())
         self.kind = self.source.source_in_use
         self.events = []
@@ -59,6 +63,14 @@ class Capture:
     def closed(self, sock):
         return [event for event in self.of(sock) if isinstance(event, CloseEvent)]
 
+    def await_closed(self, sock):
+        """The same, once there is one: the kernel is at its own pace there."""
+        cookie = sock if isinstance(sock, int) else self.identity(sock)
+        until_s = time.monotonic() + 5
+        while not self.closed(cookie) and time.monotonic() < until_s:
+            self.events += walk(self.source.poll(0.05).chunk)
+        return self.closed(cookie)
+
     def data(self, sock, direction=None):
         return [
             event
@@ -71,6 +83,37 @@ class Capture:
 
     def received(self, sock):
         return self.data(sock, INGRESS)
+
+    def forget_thread(self):
+        """What the kernel half remembers of this process's main thread, from earlier tests."""
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            threads = self.source._object.map_fd("threads")
+            libbpf.map_delete(threads, pidfd.to_bytes(4, "little"))
+        finally:
+            os.close(pidfd)
+
+    def inner(self, sock):
+        """The cookies of what TLS objects carry through a socket, in order of appearance."""
+        cookie = sock if isinstance(sock, int) else self.identity(sock)
+        return list(
+            dict.fromkeys(each.cookie for each in self.inner_opened() if each.carrier == cookie)
+        )
+
+    def inner_opened(self):
+        """The open records of all TLS objects."""
+        return [each for each in self.poll() if isinstance(each, OpenEvent) and each.flags & INNER]
+
+    def unbound(self):
+        """The cookies of TLS objects of which no record names a socket."""
+        bound = {each.cookie for each in self.inner_opened() if each.carrier}
+        cookies = dict.fromkeys(each.cookie for each in self.inner_opened())
+        return [cookie for cookie in cookies if cookie not in bound]
+
+    def plain(self, sock, direction=None):
+        """The transfers inside of the one TLS object that a socket carries."""
+        (cookie,) = self.inner(sock)
+        return self.data(cookie, direction)
 
     def counter(self, cause):
         return self.source.counters()[cause]
@@ -94,6 +137,21 @@ def captures():
         capture.close()
 
 
+@pytest.fixture(scope="session")
+def tls_captures():
+    """The same with what is inside of TLS."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = Capture(payload_source=kind, pids=(os.getpid(),), tls=True)
+        return made[kind]
+
+    yield get
+    for capture in made.values():
+        capture.close()
+
+
 @pytest.fixture(params=["socket", "syscall"])
 def kind(request):
     return request.param
@@ -103,6 +161,15 @@ def kind(request):
 def capture(kind, captures):
     """Everything this process and its children do, by either payload source."""
     capture = captures(kind)
+    capture.forget_all()
+    return capture
+
+
+@pytest.fixture
+def tls_capture(kind, tls_captures):
+    """As `capture`, and what is inside of TLS."""
+    capture = tls_captures(kind)
+    capture.forget_thread()
     capture.forget_all()
     return capture
 
@@ -179,6 +246,20 @@ def pair():
         yield make
         for end in opened:
             end.close()
+
+
+@pytest.fixture
+def tls_ends():
+    """Make a client and a server of TLS over TCP, which have not shaken hands yet."""
+    made = []
+
+    def make(sockets=None, *, memory=True):
+        made.append(make_ends(sockets, memory=memory))
+        return made[-1]
+
+    yield make
+    for each in made:
+        destroy(each)
 
 
 @contextmanager

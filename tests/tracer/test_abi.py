@@ -60,4 +60,5 @@ def test_settings_are_where_the_loader_expects_them(types):
     assert {"snaplen", "by_syscall", "exclude_self", "filter_pids"} <= set(
         types.variables(".rodata")
     )
-    assert "pending_offset" in types.variables(".bss")
+    assert "trace_tls" in types.variables(".rodata")
+    assert {"pending_offset", "tls_epoch", "has_go"} <= set(types.variables(".bss"))

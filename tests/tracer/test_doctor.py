@@ -35,6 +35,7 @@ class Machine:
         self.write("proc/sys/kernel/osrelease", "6.12.1-amd64\n")
         self.write("proc/sys/net/core/bpf_jit_enable", "1\n")
         self.write("proc/self/mounts", "proc /proc proc rw 0 0\nx /sys/fs/cgroup cgroup2 rw 0 0\n")
+        self.write("sys/bus/event_source/devices/uprobe/type", "9\n")
         self.write("sys/kernel/security/lockdown", "[none] integrity confidentiality\n")
         self.write("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n")
         self.capabilities(*CAPABILITIES)
@@ -158,6 +159,20 @@ def test_container_without_privileges_is_told_how_to_start_it(machine):
 def test_root_of_a_user_namespace_is_not_privileged(machine):
     machine.namespace("user", 4026532000)
     assert machine.troubles()["privileges"].state is State.MISSING
+
+
+def test_kernel_without_uprobes_loses_what_goes_through_tls(machine):
+    (machine.root / "sys/bus/event_source/devices/uprobe/type").unlink()
+    assert "CONFIG_UPROBE_EVENTS" in machine.troubles()["tls"].remedy
+    assert machine.examine().can_capture
+
+
+def test_without_the_privilege_for_map_files_deleted_libraries_are_lost(machine):
+    machine.capabilities(*(CAPABILITIES.keys() - {"CAP_CHECKPOINT_RESTORE", "CAP_SYS_ADMIN"}))
+    assert "deleted or replaced" in machine.troubles()["tls"].lost
+    assert "CAP_CHECKPOINT_RESTORE" in machine.troubles()["tls"].remedy
+    machine.capabilities(*(CAPABILITIES.keys() - {"CAP_CHECKPOINT_RESTORE"}))
+    assert machine.troubles() == {}
 
 
 def test_lockdown_forbids_capture_only_for_confidentiality(machine):

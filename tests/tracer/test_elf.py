@@ -16,7 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.elf import CHUNK_BYTES, OVERLAP_BYTES, SHT_DYNSYM, Elf, ElfError, Section
+from tracer.elf import (
+    CHUNK_BYTES,
+    MAX_HITS,
+    MAX_SEGMENTS,
+    OVERLAP_BYTES,
+    SHT_DYNSYM,
+    Elf,
+    ElfError,
+    ElfTooMuchError,
+    Section,
+)
+from tracer.elf_scan import MAX_TABLE_BYTES
 
 FUNC, OBJECT, IFUNC = 2, 1, 10
 CODE = 0x400000
@@ -182,6 +193,60 @@ def test_dynsym_without_a_hash_table_is_searched(elf):
 def test_name_of_half_the_table_is_an_error_and_no_endless_search(elf):
     with pytest.raises(ElfError, match="more than"):
         elf(lay([(1, FUNC, TEXT, CODE)], b"\0name" * 5000 + b"\0")).functions(["name"])
+
+
+def test_hundreds_of_names_that_end_alike_are_no_obstacle(elf):
+    strings = b"\0main\0" + b"".join(b"applet%d_main\0" % n for n in range(500))
+    file = elf(lay([(1, FUNC, TEXT, CODE + 4)], strings))
+    assert file.functions(["main"]) == {"main": CODE_AT + 4}
+
+
+def test_symbols_of_one_name_have_a_bound(elf):
+    rows = [(1, OBJECT, TEXT, CODE)] * (MAX_HITS + 1)
+    with pytest.raises(ElfTooMuchError, match="more than"):
+        elf(lay(rows, b"\0name\0")).functions(["name"])
+
+
+def test_table_has_a_bound(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(lay())
+    os.truncate(path, MAX_TABLE_BYTES + 1)
+    with Elf(path) as file:
+        assert len(file.read(1, MAX_TABLE_BYTES)) == MAX_TABLE_BYTES
+        with pytest.raises(ElfTooMuchError, match="too many for one table"):
+            file.read(0, MAX_TABLE_BYTES + 1)
+
+
+def test_all_that_is_read_and_searched_has_one_bound(tmp_path):
+    """Whichever way it is searched, and however many segments are at the same place."""
+    path = tmp_path / "file"
+    path.write_bytes(lay())
+    os.truncate(path, 4 * CHUNK_BYTES)
+    for look in (
+        lambda file: file.contains(b"nothing"),
+        lambda file: file.search(re.compile(b"nothing")),
+        lambda file: list(file.positions(re.compile(b"nothing"), Section(0, 0, CHUNK_BYTES))),
+        lambda file: file.read(0, 3 * CHUNK_BYTES),
+    ):
+        with (
+            Elf(path, budget_bytes=6 * CHUNK_BYTES) as file,
+            pytest.raises(ElfTooMuchError, match="would have to be searched"),
+        ):
+            [look(file) for _ in range(3)]
+
+
+def test_hits_of_a_pattern_are_paid_for(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(lay(tail=b"x" * 10_000))
+    with Elf(path, budget_bytes=5_000_000) as file, pytest.raises(ElfTooMuchError):
+        list(file.positions(re.compile(b"x")))
+
+
+def test_number_of_segments_has_a_bound(elf):
+    data = bytearray(lay())
+    struct.pack_into("<H", data, 0x38, MAX_SEGMENTS + 1)
+    with pytest.raises(ElfTooMuchError, match="segments"):
+        elf(bytes(data))
 
 
 def test_addresses_and_offsets_are_of_the_segment(elf):

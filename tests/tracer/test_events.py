@@ -75,7 +75,9 @@ def test_enums_are_those_of_the_header():
     assert members(events.CloseReason) == enum("ws_close_reason")
     assert enum("ws_type") == {name: getattr(events, name) for name in ("OPEN", "DATA", "CLOSE")}
     assert enum("ws_direction") == {"INGRESS": events.INGRESS, "EGRESS": events.EGRESS}
-    assert enum("ws_open_flag") == {"LATE": events.LATE}
+    assert enum("ws_open_flag") == {"LATE": events.LATE, "INNER": events.INNER}
+    assert "#define WS_INNER_BIT (1ULL << 62)" in CODE
+    assert events.INNER_BIT == 1 << 62
     flags = enum("ws_data_flag")
     assert flags.items() >= {"EOF": 1, "TURN_START": 8}.items()
     assert flags == {name: getattr(events, name) for name in flags}
@@ -87,8 +89,9 @@ U8, U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (8, 16, 32, 64))
 ADDRESS = st.binary(min_size=16, max_size=16)
 OPENS = st.builds(
     OpenEvent, role=U8, transport=U8, flags=U8, tgid=U32, cookie=U64, timestamp_ns=U64,
-    process_start_ns=U64, cgroup_id=U64, netns=U32, egress_position=U32, ingress_position=U32,
-    local_port=U16, remote_port=U16, local=ADDRESS, remote=ADDRESS,
+    process_start_ns=U64, cgroup_id=U64, carrier=U64, netns=U32,
+    egress_position=U32, ingress_position=U32, local_port=U16, remote_port=U16, local=ADDRESS,
+    remote=ADDRESS,
     comm=st.sampled_from([b"", b"nginx", b"x" * 16]),
     path=st.sampled_from([b"", b"/run/x.sock", b"\0abstract", b"\0a\0b", b"/" * 108]),
 )  # fmt: skip

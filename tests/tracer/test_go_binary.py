@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.elf import Elf, ElfError
-from tracer.go_binary import GoFunction, go_functions, go_version
+from tracer.go_binary import MAX_RETURNS, GoFunction, go_functions, go_version
 
 TLS = [f"crypto/tls.(*Conn).{name}" for name in ("Read", "Write")] + [
     f"crypto/tls.(*Conn).{side}Handshake" for side in ("client", "server")
@@ -151,6 +151,22 @@ def test_returns_are_those_of_the_disassembler(program, name):
     assert all(data.startswith(code, at) for one in found.values() for at in one.returns)
 
 
+@pytest.mark.parametrize("name", BUILDS)
+def test_work_of_real_functions_begins_behind_the_check(program, name):
+    path = program(name)
+    data = path.read_bytes()
+    for one in functions_of(path, ("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write")).values():
+        assert one.entry < one.begin <= one.entry + 32
+        if name == "arm64-pie":
+            (branch,) = struct.unpack_from("<I", data, one.begin - 4)
+            assert branch & 0xFF00001F == 0x54000009  # B.LS
+        else:
+            assert data[one.begin] == 0x55  # push rbp
+            is_short = data[one.begin - 2] == 0x76  # JBE
+            assert is_short or data[one.begin - 6 : one.begin - 4] == b"\x0f\x86"
+        assert all(place > one.begin for place in one.returns)
+
+
 def test_stripped_program_has_what_the_whole_one_has(program):
     found = functions_of(program("stripped"))
     assert len(found) == 4
@@ -263,7 +279,7 @@ def understood(tmp_path):
 def test_table_of_go_1_17_is_read(understood):
     version, found = understood(lay())
     assert version == "go1.17.3"
-    expected = GoFunction(0x1000, tuple(0x1000 + at for at in FIRST_RETURNS))
+    expected = GoFunction(0x1000, 0x1000, tuple(0x1000 + at for at in FIRST_RETURNS))
     assert found == {"first": expected}
 
 
@@ -274,13 +290,58 @@ def test_function_is_left_out_if_not_all_of_it_can_be_decoded_or_it_never_return
     assert set(found) == {"first", "second", "third"}
 
 
+CHECKED = b"\x49\x3b\x66\x10\x76\x02\x55\xc3" + b"\xe8\0\0\0\0" + b"\xcc" * 3
+"""cmp rsp, [r14+16]; jbe; push rbp; ret; call morestack."""
+
+
+def test_work_begins_behind_the_check_of_the_stack(understood):
+    _, found = understood(lay(code=(CHECKED, FIRST, FIRST)))
+    assert (found["first"].entry, found["first"].begin) == (0x1000, 0x1006)
+    assert found["first"].returns == (0x1007,)
+    # A branch of another kind, and one that comes late, are no check.
+    assert found["second"].begin == found["second"].entry
+    late = b"\x90" * 5 + CHECKED
+    _, found = understood(lay(code=(late, FIRST, FIRST)))
+    assert found["first"].begin == found["first"].entry
+
+
+def test_work_begins_behind_the_check_on_arm64_too(understood):
+    # LDR x16, [x28, 16]; CMP sp, x16; B.LS; STR x30, [sp, -16]!; RET
+    words = (0xF9400B90, 0xEB3063FF, 0x54000089, 0xF81F0FFE, 0xD65F03C0)
+    checked = struct.pack("<5I", *words)
+    plain = struct.pack("<5I", *[0xD503201F] * 4, 0xD65F03C0)
+    _, found = understood(lay("go1.18", machine=183, code=(checked, plain, plain)))
+    assert (found["first"].entry, found["first"].begin) == (0x1000, 0x100C)
+    assert found["first"].returns == (0x1010,)
+    assert found["second"].begin == found["second"].entry
+
+
+def test_function_with_too_many_returns_is_left_out(understood):
+    most = b"\xc3" * MAX_RETURNS
+    _, found = understood(lay(code=(most, FIRST, most + b"\xc3")))
+    assert set(found) == {"first", "second"}
+    assert len(found["first"].returns) == MAX_RETURNS
+
+
+def test_places_that_only_look_like_a_table_cost_little(tmp_path):
+    """None of them is read to the end of its segment."""
+    data = bytearray(lay())
+    tail = struct.pack("<IHBB64x", 0xFFFFFFFA, 0, 1, 8) * 60 + bytes(1 << 20)
+    size = len(data) + len(tail) - struct.unpack_from("<Q", data, 64 + 56 + 8)[0]
+    struct.pack_into("<QQ", data, 64 + 56 + 32, size, size)
+    path = tmp_path / "hostile"
+    path.write_bytes(data + tail)
+    with Elf(path, budget_bytes=20 << 20) as elf:
+        assert set(go_functions(elf, ["first"])) == {"first"}
+
+
 def test_go_before_registers_has_no_functions(understood):
     assert understood(lay("go1.16.15")) == ("go1.16.15", {})
     assert understood(lay("go1.17", machine=183)) == ("go1.17", {})
     assert understood(lay("go1.18", machine=40)) == ("go1.18", {})
     ret = struct.pack("<II", 0xD503201F, 0xD65F03C0)
     _, found = understood(lay("go1.18", machine=183, code=(ret, ret, ret)))
-    assert found["second"] == GoFunction(0x1008, (0x100C,))
+    assert found["second"] == GoFunction(0x1008, 0x1008, (0x100C,))
 
 
 def test_name_of_two_functions_is_left_out(understood):

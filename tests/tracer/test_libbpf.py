@@ -6,16 +6,24 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import errno
+from types import SimpleNamespace
 
 import pytest
 
-from tracer import libbpf
+from tracer import libbpf, library_probes
 from tracer.errors import LoadError
 from tracer.objects import NoObjectError, object_path
 
 needs_libbpf = pytest.mark.skipif(
     ctypes.util.find_library("bpf") is None, reason="libbpf is not installed"
 )
+
+ARGUMENTS = {
+    "set_max_entries": (1,),
+    "attach_uprobe": ("/bin/sh", 0),
+    "attach_uprobes": ("/bin/sh", [(0, 1)]),
+}
+"""Of calls that take more than a name."""
 
 
 @pytest.fixture
@@ -66,15 +74,48 @@ def test_missing_file_is_enoent(tmp_path):
 
 
 @needs_libbpf
-@pytest.mark.parametrize("attempt", ["set_max_entries", "map_fd", "leave_out", "attach"])
+@pytest.mark.parametrize(
+    "attempt", [*ARGUMENTS, "map_fd", "leave_out", "attach", "take_many_places"]
+)
 def test_unknown_name_is_an_error(attempt):
     try:
         path = object_path()
     except NoObjectError as error:
         pytest.skip(str(error))
     opened = libbpf.BpfObject(path)
-    arguments = ("no_such_thing", 1) if attempt == "set_max_entries" else ("no_such_thing",)
+    arguments = ARGUMENTS.get(attempt, ())
+    options = {"is_return": False} if "uprobe" in attempt else {}
+    if attempt == "attach_uprobe":
+        options["cookie"] = 1
     with pytest.raises(libbpf.LibbpfError, match="no_such_thing"):
-        getattr(opened, attempt)(*arguments)
+        getattr(opened, attempt)("no_such_thing", *arguments, **options)
     opened.close()
     opened.close()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("place", ["no file", "a folder"])
+def test_probe_that_cannot_be_is_an_error(capturing, tmp_path, place):
+    opened = capturing(tls=True).source._object
+    path = tmp_path if place == "a folder" else tmp_path / "nothing"
+    if library_probes.has_many_places():
+        with pytest.raises(libbpf.LibbpfError, match="attach tls_enter") as caught:
+            opened.attach_uprobes("tls_enter", str(path), [(0, 1)], is_return=False)
+    else:
+        with pytest.raises(libbpf.LibbpfError, match="attach tls_enter") as caught:
+            opened.attach_uprobe("tls_enter", str(path), 0, is_return=False, cookie=1)
+    assert caught.value.errno
+
+
+def test_object_that_a_thread_may_be_inside_of_is_not_freed():
+    freed = []
+    opened = libbpf.BpfObject.__new__(libbpf.BpfObject)
+    opened._pointer = 1
+    opened._lib = SimpleNamespace(bpf_object__close=freed.append)
+    opened.is_abandoned = True
+    opened.close()
+    assert freed == []
+    opened.is_abandoned = False
+    opened.close()
+    opened.close()
+    assert freed == [1]

@@ -15,7 +15,7 @@ from tracer.source import Counter
 from tracer.summary import REASONS, WIDTH, Seen, summarise
 
 DELIVERED = {Cause.DELIVERED: Counter(events=4, bytes=500)}
-NO_LOSS = {"opened", "late", "closed", "reset", "refused", "unparsed_bytes"}
+NO_LOSS = {"opened", "late", "closed", "reset", "refused", "encrypted", "unparsed_bytes"}
 """Counters of the table that tell of no loss."""
 
 

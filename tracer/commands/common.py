@@ -20,6 +20,7 @@ from tracer.export import Exporter
 from tracer.filters import SpanFilter, protocols_called
 from tracer.pipeline import Pipeline
 from tracer.plugins import ExporterError, make_exporter
+from tracer.printable import printable
 from tracer.source import Source
 from tracer.span import Span
 from tracer.summary import Seen, summarise
@@ -232,6 +233,18 @@ def finish(pipeline: Pipeline, gate: Gate, source: Source, began_s: float) -> No
     sys.stderr.write("\n" + "".join(f"{line}\n" for line in lines))
 
 
+class PrintableFormatter(logging.Formatter):
+    """A record is one line, and a traceback lines, of which a terminal obeys nothing."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
+
+
 def log_to_stderr() -> None:
-    """Warnings of exporters, a line each."""
-    logging.basicConfig(level=logging.WARNING, format="wirespan: %(message)s", stream=sys.stderr)
+    """Warnings of exporters and of what looks at processes, a line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter("wirespan: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -96,6 +96,7 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
         if command is None:
             sys.stderr.write(f"{ready}\n")
         elif not interrupt.requested:
+            source.prepare(arguments.traced_command[0])
             command.release()
         progress = arguments.command == "record" and sys.stderr.isatty()
         _loop(pipeline, gate, interrupt, command, arguments.duration_ns, progress=progress)
@@ -173,6 +174,7 @@ def capture_settings(arguments: Namespace, command: TracedCommand | None) -> Set
         comms=tuple(arguments.comm),
         ports=tuple(arguments.port),
         cgroups=tuple(cgroups),
+        tls=arguments.tls,
         # Who asks for less is to get less.
         first_bytes=FIRST_BYTES if arguments.snaplen >= SNAPLEN else 0,
     )

@@ -22,6 +22,7 @@ from tracer.commands.common import (
     export_names,
     finish,
     load_registry,
+    log_to_stderr,
     make_gate,
     span_filter,
 )
@@ -266,3 +267,37 @@ def test_known_methods_are_those_of_the_environment(monkeypatch):
     assert load_registry(arguments).options.http_methods is None
     monkeypatch.setenv(METHODS_VARIABLE, "GET, PURGE,")
     assert load_registry(arguments).options.http_methods == {"GET", "PURGE"}
+
+
+@pytest.fixture
+def said(capsys):
+    """What stands on standard error after a record was logged."""
+    logger = logging.getLogger()
+    before, level = logger.handlers[:], logger.level
+
+    def said(*words, **options):
+        logger.handlers[:] = []
+        log_to_stderr()
+        logging.getLogger("tracer.x").warning(*words, **options)
+        return capsys.readouterr().err
+
+    yield said
+    logger.handlers[:] = before
+    logger.setLevel(level)
+
+
+def test_log_is_a_line_whatever_is_in_it(said):
+    name = "lib\nwirespan: all is well\x1b[2J\u202e\udcff.so"
+    line = said("TLS in %s is not seen", name)
+    assert line == (
+        "wirespan: TLS in lib\\nwirespan: all is well\\x1b[2J\\u202e\\udcff.so is not seen\n"
+    )
+
+
+def test_traceback_has_its_lines_and_nothing_that_a_terminal_obeys(said):
+    with pytest.raises(UnknownParserError) as caught:
+        span_filter(parse(["watch", "--proto", "\x1b[2J"]), REGISTRY)
+    text = said("failed", exc_info=caught.value)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\\x1b[2J" in text.splitlines()[-1]
+    assert len(text.splitlines()) > 2

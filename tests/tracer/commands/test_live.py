@@ -32,6 +32,10 @@ class Live(FakeSource):
         self.processes_table = processes
         self.degraded = list(Live.degraded_by)
         self.on_poll = Live.on_poll
+        self.prepared = []
+
+    def prepare(self, program):
+        self.prepared.append(program)
 
     def poll(self, timeout_s):
         if self.on_poll is not None:
@@ -124,6 +128,7 @@ def test_traced_command_gives_its_exit_code_and_is_filtered_by(kernel, capsys):
     assert len(spans) == 2
     assert "Watching" not in error
     assert len(Live.made.settings.pids) == 1
+    assert Live.made.prepared == [sys.executable]
 
 
 def test_traced_command_that_is_not_there_is_127(kernel, capfd):
