@@ -68,6 +68,10 @@ test: setup lint pytest ## check everything: lint, types, layers, all tests
 pytest: setup
 	$(Q)$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-tls
+test-tls: setup ## TLS: each server with each client, over HTTP/1, HTTP/2 and gRPC
+	$(Q)$(BIN)/python -m pytest -m tls_matrix tests/end_to_end $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup ## ruff, mypy, import-linter, clang-format
 	$(Q)$(BIN)/ruff check $(QUIET)
@@ -85,6 +89,7 @@ fmt: setup ## format Python and C in place
 .PHONY: bench
 bench: setup ## measure: microseconds an exchange, nanoseconds a socket call, memory
 	$(Q)$(BIN)/python tests/bench.py
+	$(Q)$(BIN)/python tests/bench_tls.py
 	$(Q)$(BIN)/python tests/parsers/bench_parsers.py
 
 .PHONY: fuzz

@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import demo_servers
 from demo_servers import READY_S, Missing
+from demo_shop import HOST, SHOP_NAME
 
 from parsers.registry import Registry
 from tracer.events import OpenEvent
@@ -102,7 +103,7 @@ def main() -> int:
         for number, step in enumerate(story(site), 1):
             if not is_recording:
                 print(f"\n{number}. {step.heading}", flush=True)
-            visit(site.front, step)
+            visit(site, step)
             time.sleep(SETTLE_S)
         tracer.send_signal(signal.SIGINT)
         code = tracer.wait(READY_S)
@@ -146,6 +147,8 @@ def introduce(site: Site) -> None:
     print(f"A shop of {WORDS[len(hops) + site.redis + site.dns]} programs, none instrumented:\n")
     print("  " + " -> ".join(hops))
     indent = " " * len("  " + " -> ".join(hops[: hops.index("shop")]) + " -> ")
+    if site.nginx:
+        print("  curl speaks TLS to nginx; the rest is in the clear")
     if site.redis:
         print(f"{indent}shop -> Redis, its cache")
     if site.dns:
@@ -177,6 +180,8 @@ def explain(site: Site) -> None:
             " gRPC call, 409 in HTTP. In step 4 the UPDATE was on the wire by a name only, and is"
             " known from step 3, where it was prepared (Parse)."
         )
+    if site.nginx:
+        told.append("What curl and nginx encrypt was read where they hand it to OpenSSL.")
     told.append("Literals, the token and the card are not shown, and would not be recorded either.")
     print("\n" + textwrap.fill(" ".join(told), WIDTH))
     print(
@@ -200,11 +205,14 @@ def replay() -> int:
     return code
 
 
-def visit(port: int, step: Step) -> None:
+def visit(site: Site, step: Step) -> None:
     """Be a customer."""
     command = ["curl", "-s", "-o", "/dev/null", "--noproxy", "*"]
     command += ["-d", step.form] if step.form else []
-    command.append(f"http://127.0.0.1:{port}{step.path}")
+    # The certificate was made a moment ago, and nobody has signed it.
+    command += ["--insecure", "--resolve", f"{SHOP_NAME}:{site.front}:{HOST}"]
+    scheme = "https" if site.nginx else "http"
+    command.append(f"{scheme}://{SHOP_NAME}:{site.front}{step.path}")
     subprocess.run(command, check=True, timeout=CUSTOMER_S)
 
 

@@ -39,7 +39,8 @@ http {{
   fastcgi_temp_path {home}/fastcgi; uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
   upstream shop {{ server 127.0.0.1:{shop}; keepalive 8; }}
   server {{
-    listen 127.0.0.1:{front};
+    listen 127.0.0.1:{front} ssl;
+    ssl_certificate {home}/certificate.pem; ssl_certificate_key {home}/key.pem;
     location /api/ {{
       proxy_pass http://shop; proxy_http_version 1.1; proxy_set_header Connection "";
     }}
@@ -81,10 +82,14 @@ def running(
 
 @contextmanager
 def nginx(shop: int) -> Iterator[int]:
-    """In front of the shop; yields its port."""
-    program = which("nginx")
+    """In front of the shop, and encrypted; yields its port."""
+    program, openssl = which("nginx"), which("openssl")
     front = free_port()
     with folder() as home:
+        certify = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        certify += ["-nodes", "-days", "1", "-subj", f"/CN={demo_shop.SHOP_NAME}"]
+        certify += ["-keyout", f"{home}/key.pem", "-out", f"{home}/certificate.pem"]
+        subprocess.run(certify, check=True, capture_output=True)
         configuration = home / "nginx.conf"
         configuration.write_text(NGINX.format(home=home, front=front, shop=shop))
         command = [program, "-c", str(configuration), "-e", str(home / "error.log")]

@@ -23,6 +23,7 @@ import grpc
 
 HOST: Final = "127.0.0.1"
 STOCK_NAME: Final = "stock.internal"
+SHOP_NAME: Final = "shop.example"
 FRESH_S: Final = 60
 """How long a page may come from the cache."""
 TIMEOUT_S: Final = 10.0

@@ -34,8 +34,8 @@ class Asked:
     body: int = 0
 
 
-def go_build(source: Path, binary: Path, *, modules: bool) -> Path:
-    """Compile a program; `modules` if it needs more than the standard library."""
+def go_build(source: Path, binary: Path, *flags: str, modules: bool = False) -> Path:
+    """Compile a Go program; `modules` if it needs more than the standard library."""
     needs("go")
     shared = Path(tempfile.gettempdir())
     environment = {
@@ -52,7 +52,7 @@ def go_build(source: Path, binary: Path, *, modules: bool) -> Path:
     else:
         environment["GO111MODULE"] = "off"
         folder, target = source.parent, source.name
-    command = [shutil.which("go") or "go", "build", "-o", str(binary), target]
+    command = [shutil.which("go") or "go", "build", *flags, "-o", str(binary), target]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

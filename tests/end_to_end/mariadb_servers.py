@@ -90,7 +90,7 @@ def _as_nobody(command: list[str]) -> list[str]:
 
 
 @contextmanager
-def mariadb_server() -> Iterator[MariaDb]:
+def mariadb_server(*flags: str) -> Iterator[MariaDb]:
     """Run one, with `SCHEMA` in it."""
     needs("mariadbd", "mariadb-install-db", "setpriv")
     program = shutil.which("mariadbd") or "mariadbd"
@@ -118,7 +118,7 @@ def mariadb_server() -> Iterator[MariaDb]:
         port = free_port()
         path = f"{home}/mariadb.sock"
         command = [
-            *(program, *OPTIONS, *places, f"--port={port}", f"--socket={path}"),
+            *(program, *OPTIONS, *flags, *places, f"--port={port}", f"--socket={path}"),
             *(f"--init-file={setup}", "--general-log", f"--general-log-file={home}/general.log"),
         ]
         setup.chmod(0o644)

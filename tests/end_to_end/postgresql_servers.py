@@ -130,9 +130,20 @@ def _programs() -> Path:
     return folders[-1]
 
 
+def _copied(path: Path, target: Path) -> Path:
+    """A file that the server trusts: its own, which nobody else may read."""
+    shutil.copy(path, target)
+    target.chmod(0o600)
+    if not os.geteuid():
+        os.chown(target, _nobody().pw_uid, _nobody().pw_gid)
+    return target
+
+
 @contextmanager
-def postgresql_server() -> Iterator[PostgreSql]:
-    """Run one."""
+def postgresql_server(
+    certificate: Path | None = None, key: Path | None = None
+) -> Iterator[PostgreSql]:
+    """Run one; with a certificate and its key, it lets clients change over to TLS."""
     needs("setpriv", "psql", "pgbench")
     programs = _programs()
     with tempfile.TemporaryDirectory(prefix="wirespan-pg-") as name:
@@ -150,7 +161,12 @@ def postgresql_server() -> Iterator[PostgreSql]:
         if done.returncode:
             pytest.skip(f"initdb does not work here: {done.stderr[-300:]!r}")
         port = free_port()
-        settings = [part for item in OPTIONS.items() for part in ("-c", f"{item[0]}={item[1]}")]
+        options = dict(OPTIONS)
+        if certificate is not None and key is not None:
+            for option, path in (("ssl_cert_file", certificate), ("ssl_key_file", key)):
+                options[option] = str(_copied(path, home / option))
+            options["ssl"] = "on"
+        settings = [part for item in options.items() for part in ("-c", f"{item[0]}={item[1]}")]
         command = [str(programs / "postgres"), "-D", f"{home}/data", "-p", str(port)]
         command += ["-k", str(home), *settings]
         log = home / "log"

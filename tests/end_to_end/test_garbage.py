@@ -137,7 +137,7 @@ def test_what_is_garbage_late_is_garbage_too(name):
     assert capture.spans == []
 
 
-def test_tls_is_not_reported(source, tmp_path):
+def test_ciphertext_is_counted_and_not_reported(source, tmp_path):
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
@@ -158,7 +158,7 @@ def test_tls_is_not_reported(source, tmp_path):
         port = listener.getsockname()[1]
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        with watch("--source", source, "--port", str(port)) as capture:
+        with watch("--no-tls", "--source", source, "--port", str(port)) as capture:
             for _ in range(5):
                 with (
                     socket.create_connection(("127.0.0.1", port)) as plain,
@@ -169,6 +169,7 @@ def test_tls_is_not_reported(source, tmp_path):
         listener.shutdown(socket.SHUT_RDWR)
     thread.join()
     assert capture.spans == []
+    assert "10 connections encrypted, and nobody sees inside" in capture.summary
 
 
 def resident_kib(pid):

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def held_by(pid):
     """Ids of the programs, maps and links that a process has descriptors of."""
     found = set()
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        found |= {(kind, int(number)) for kind, number in HELD.findall(path.read_text())}
+        with suppress(FileNotFoundError):  # closed since
+            found |= {(kind, int(number)) for kind, number in HELD.findall(path.read_text())}
     return found
 
 

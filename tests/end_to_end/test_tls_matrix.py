@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS: each server with each client, over HTTP/1, HTTP/2 and gRPC, with both ways of capturing."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from tests.end_to_end.tls_cells import (
+    KINDS,
+    Cell,
+    make_cells,
+    shortened,
+    sort_spans,
+    spans_of,
+    wrong_calls,
+)
+from tests.end_to_end.tls_grpc import calls, server_of
+from tests.end_to_end.tls_servers import authority, built, mapped, web_servers
+from tests.rig import watch
+
+pytestmark = [pytest.mark.kernel, pytest.mark.tls_matrix, pytest.mark.timeout(300)]
+
+GO = ("go", "go-stripped")
+SERVERS = ("nginx", "python", "uvicorn", "node", "node-http2", *GO, "openssl")
+CLIENTS = ("curl", "curl-tls1.2", "wget", "gnutls-cli", "requests", "http.client", "aiohttp")
+CLIENTS += ("node-https", "node-fetch", *GO)
+HTTP2_SERVERS = ("nginx", "node-http2", *GO)
+HTTP2_CLIENTS = ("curl/2", "nghttp", "h2load", "node-http2", "go/2", "go-stripped/2")
+PAIRS = [(server, client) for server in SERVERS for client in CLIENTS]
+PAIRS += [(server, client) for server in HTTP2_SERVERS for client in HTTP2_CLIENTS]
+GRPC = [(server, client) for server in (*GO, "python") for client in (*GO, "python")]
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(scope="module")
+def files():
+    with authority() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def matrix(source, files, tmp_path_factory):
+    """All pairs, in one capture."""
+    folder = tmp_path_factory.mktemp("matrix")
+    recording = folder / "tls.wspan"
+    binaries = built(folder)
+    with web_servers(files, binaries) as servers, mapped(*binaries.values()):
+        flags = [flag for each in servers.values() for flag in ("--port", str(each.port))]
+        flags += ["--source", source, "--buffer", "64M", "-w", str(recording)]
+        with watch(*flags) as capture:
+            cells = make_cells(PAIRS, servers, binaries, files)
+            made = sum(len(each.asks) for each in cells.values() if isinstance(each, Cell))
+            capture.wait_for(2 * made, timeout_s=3, strict=False)
+    strangers = sort_spans(cells, capture, spans_of(recording))
+    return SimpleNamespace(cells=cells, capture=capture, strangers=strangers)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@each_kind
+def test_each_exchange_is_right(matrix, pair, kind):
+    cell = matrix.cells[pair]
+    if not isinstance(cell, Cell):
+        pytest.skip(cell)
+    assert not cell.wrong(kind), "\n".join(cell.wrong(kind))
+
+
+@each_kind
+def test_the_scheme_is_https(matrix, kind):
+    cells = [cell for cell in matrix.cells.values() if isinstance(cell, Cell)]
+    assert {scheme for cell in cells for scheme in cell.schemes(kind)} == {"https"}
+
+
+def test_nothing_else_is_said(matrix):
+    assert shortened([str(span) for span in matrix.strangers]) == []
+    assert matrix.capture.exit_code == 0
+    assert "Traceback" not in matrix.capture.summary, matrix.capture.summary
+    assert "none lost" in matrix.capture.summary, matrix.capture.summary
+
+
+@pytest.fixture(scope="module")
+def grpc(source, files, tmp_path_factory):
+    """All pairs, one after the other, in one capture."""
+    folder = tmp_path_factory.mktemp("grpc")
+    recording = folder / "grpc.wspan"
+    binaries = built(folder, "grpc", modules=True)
+    if not binaries:
+        pytest.skip("grpc-go cannot be built here")
+    made, ports = {}, {}
+    flags = ["--source", source, "--buffer", "64M", "-w", str(recording), "-p", str(os.getpid())]
+    with mapped(*binaries.values()), watch(*flags) as capture:
+        for name, client in GRPC:
+            with server_of(name, binaries, files) as server:
+                ports[name, client] = server.port
+                made[name, client] = calls(client, binaries, files, server.port, f"{name}.{client}")
+    return SimpleNamespace(
+        made=made, ports=ports, spans=capture.spans, recorded=spans_of(recording)
+    )
+
+
+@pytest.mark.parametrize("pair", GRPC, ids="-".join)
+@each_kind
+def test_each_call_is_right(grpc, pair, kind):
+    """But for grpcio, whose TLS has no symbols."""
+    end = pair[0] if kind == "server" else pair[1]
+    port = grpc.ports[pair]
+    if end == "python":
+        of_it = [span for span in grpc.spans if span["attributes"].get("server.port") == port]
+        assert [span for span in of_it if span["kind"] == kind] == []
+    else:
+        wrong = wrong_calls(grpc.made[pair], grpc.spans, grpc.recorded, kind, port)
+        assert not wrong, "\n".join(wrong)
