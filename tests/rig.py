@@ -185,8 +185,15 @@ class Capture:
 
 
 @contextmanager
-def watch(*flags: str, settle_s: float = 0.35, output: str = "json") -> Iterator[Capture]:
-    """Capture with the command line while the block runs."""
+def watch(
+    *flags: str, settle_s: float = 0.35, output: str = "json", tls: bool = False
+) -> Iterator[Capture]:
+    """Capture with the command line while the block runs.
+
+    Without `tls` its libraries are left alone: attaching and detaching takes a second.
+    """
+    if not tls:
+        flags += ("--no-tls",)
     capture = Capture()
     program = subprocess.Popen(
         [WIRESPAN, "watch", "-o", output, *flags],

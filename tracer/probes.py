@@ -226,7 +226,7 @@ class KernelSource:
                 is_traced=partial(is_traced, self._object),
                 on_attached=on_attached,
             )
-        except LibbpfError as error:
+        except OSError as error:
             self._without_tls(error)
 
     def _renew_verdicts(self) -> None:
@@ -274,7 +274,7 @@ class KernelSource:
                     raise
         return self._load_with(())
 
-    def _without_tls(self, error: LibbpfError) -> None:
+    def _without_tls(self, error: OSError) -> None:
         self.degraded.append(f"{library_probes.REFUSED} ({error.strerror})")
 
     def _load_with(self, senders: tuple[str, ...]) -> BpfObject:

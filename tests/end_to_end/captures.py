@@ -60,7 +60,7 @@ def sniffed(path: Path, ports: list[int], what: str = "port") -> Iterator[None]:
 
 def record(path: Path, flags: list[str], work: Callable[[], object]) -> tuple[bytes, bytes]:
     """Record to `path` while `work` runs; what was printed meanwhile, as JSON, and the summary."""
-    command = [WIRESPAN, "watch", "-o", "json", "-w", str(path), *flags]
+    command = [WIRESPAN, "watch", "-o", "json", "--no-tls", "-w", str(path), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         try:
             assert b"Watching" in program.stderr.readline()

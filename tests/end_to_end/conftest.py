@@ -14,6 +14,7 @@ from tests.end_to_end.servers import (
     node_server,
     python_server,
 )
+from tests.end_to_end.tls_servers import authority, built, mapped, web_servers
 
 SOURCES = ("socket", "syscall")
 SERVERS = ("nginx", "python", "node", "go")
@@ -44,4 +45,24 @@ def servers(tmp_path_factory):
                 found[name] = stack.enter_context(make())
             except pytest.skip.Exception:
                 continue
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tls_files():
+    """A certificate authority's files, and a server's."""
+    with authority() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def tls_binaries(tmp_path_factory):
+    """Go programs, whole and stripped; none where Go is not."""
+    return built(tmp_path_factory.mktemp("go"))
+
+
+@pytest.fixture(scope="module")
+def tls_servers(tls_files, tls_binaries):
+    """Servers over TLS by name; one that cannot be had here is missing."""
+    with web_servers(tls_files, tls_binaries) as found, mapped(*tls_binaries.values()):
         yield found

@@ -25,7 +25,7 @@ class Watcher:
     """A kernel source with a pipeline that counts spans."""
 
     def __init__(self, **settings: Any) -> None:
-        self.source = KernelSource(Settings(**settings), ProcessTable())
+        self.source = KernelSource(Settings(**{"tls": False} | settings), ProcessTable())
         self.pipeline = Pipeline(self.source, Registry.load(), [self], seed=1)
         self.spans: Count[tuple[SpanKind, Completeness]] = Count()
         self.bytes: Count[SpanKind] = Count()

@@ -158,7 +158,7 @@ def test_ciphertext_is_counted_and_not_reported(source, tmp_path):
         port = listener.getsockname()[1]
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        with watch("--no-tls", "--source", source, "--port", str(port)) as capture:
+        with watch("--source", source, "--port", str(port)) as capture:
             for _ in range(5):
                 with (
                     socket.create_connection(("127.0.0.1", port)) as plain,

@@ -16,9 +16,10 @@ from tests.end_to_end.captures import replay
 from tests.end_to_end.tls_cells import (
     KINDS,
     Cell,
+    captured,
     cell_name,
+    check_rest,
     make_cells,
-    shortened,
     sort_spans,
     spans_of,
     wrong_calls,
@@ -29,11 +30,9 @@ from tests.end_to_end.tls_databases import CELLS as DATABASE_CELLS
 from tests.end_to_end.tls_databases import databases, run
 from tests.end_to_end.tls_grpc import calls, server_of
 from tests.end_to_end.tls_servers import (
-    authority,
     built,
     mapped,
     openssl_files,
-    web_servers,
 )
 from tests.rig import WIRESPAN, watch
 
@@ -72,34 +71,10 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
-def files():
-    with authority() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def binaries(tmp_path_factory):
-    """Empty where Go is not."""
-    return built(tmp_path_factory.mktemp("go"))
-
-
-@pytest.fixture(scope="module")
-def servers(files, binaries):
-    with web_servers(files, binaries) as found, mapped(*binaries.values()):
-        yield found
-
-
-@pytest.fixture(scope="module")
-def matrix(files, binaries, servers, tmp_path_factory):
+def matrix(tls_files, tls_binaries, tls_servers, tmp_path_factory):
     """All pairs, in one capture."""
     recording = tmp_path_factory.mktemp("recorded") / "tls.wspan"
-    ports = [flag for each in servers.values() for flag in ("--port", str(each.port))]
-    with watch("--buffer", "64M", "-w", str(recording), *ports) as capture:
-        cells = make_cells(PAIRS, servers, binaries, files)
-        made = sum(len(each.asks) for each in cells.values() if isinstance(each, Cell))
-        capture.wait_for(2 * made, timeout_s=3, strict=False)
-    strangers = sort_spans(cells, capture, spans_of(recording))
-    return SimpleNamespace(cells=cells, capture=capture, strangers=strangers, recording=recording)
+    return captured(PAIRS, tls_servers, tls_binaries, tls_files, recording)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -118,10 +93,7 @@ def test_the_scheme_is_https(matrix, kind):
 
 
 def test_nothing_else_is_said(matrix):
-    assert shortened([str(span) for span in matrix.strangers]) == []
-    assert matrix.capture.exit_code == 0
-    assert "Traceback" not in matrix.capture.summary, matrix.capture.summary
-    assert "none lost" in matrix.capture.summary, matrix.capture.summary
+    check_rest(matrix)
 
 
 @each_kind
@@ -138,16 +110,16 @@ def test_a_recording_says_the_same(matrix):
 
 
 def test_an_answer_that_comes_before_the_writer_returns_is_not_mistaken(
-    files, binaries, servers, tmp_path
+    tls_files, tls_binaries, tls_servers, tmp_path
 ):
     """Go reads in another goroutine, while the one that has written is yet to go on."""
-    if not binaries:
+    if not tls_binaries:
         pytest.skip("go is not installed")
-    server, client = servers["python"], "go"
+    server, client = tls_servers["python"], "go"
     asks = asks_of(cell_name("busy", client), BUSY)
     recording = tmp_path / "tls.wspan"
-    with watch("-w", str(recording), "--port", str(server.port)) as capture:
-        done = program_client(command_of(client, binaries), 8)(files, server.port, asks)
+    with watch("-w", str(recording), "--port", str(server.port), tls=True) as capture:
+        done = program_client(command_of(client, tls_binaries), 8)(tls_files, server.port, asks)
         capture.wait_for(2 * BUSY, timeout_s=3, strict=False)
     cell = Cell(server, client, asks, {each.path: each for each in done})
     sort_spans({("busy", client): cell}, capture, spans_of(recording))
@@ -156,21 +128,21 @@ def test_an_answer_that_comes_before_the_writer_returns_is_not_mistaken(
 
 
 @pytest.fixture(scope="module")
-def bio(files, tmp_path_factory):
+def bio(tls_files, tmp_path_factory):
     """s_server with files of its own, asked by curl."""
     recording = tmp_path_factory.mktemp("bio") / "tls.wspan"
     pair = ("openssl-files", "curl")
     with (
-        openssl_files(files, cell_name(*pair), 23) as server,
-        watch("-w", str(recording), "--port", str(server.port)) as capture,
+        openssl_files(tls_files, cell_name(*pair), 23) as server,
+        watch("-w", str(recording), "--port", str(server.port), tls=True) as capture,
     ):
-        cells = make_cells([pair], {server.name: server}, {}, files)
+        cells = make_cells([pair], {server.name: server}, {}, tls_files)
     assert sort_spans(cells, capture, spans_of(recording)) == []
     return cells[pair]
 
 
 @pytest.fixture(scope="module")
-def grpc(files, tmp_path_factory):
+def grpc(tls_files, tmp_path_factory):
     """All pairs, one after the other, in one capture; what is said of a process as well."""
     folder = tmp_path_factory.mktemp("grpc")
     recording = folder / "grpc.wspan"
@@ -180,12 +152,12 @@ def grpc(files, tmp_path_factory):
     made, ports = {}, {}
     with mapped(*grpc_binaries.values()):
         flags = ["--buffer", "64M", "-w", str(recording), "-p", str(os.getpid())]
-        with watch(*flags) as capture:
+        with watch(*flags, tls=True) as capture:
             for name, client in GRPC:
-                with server_of(name, grpc_binaries, files) as server:
+                with server_of(name, grpc_binaries, tls_files) as server:
                     ports[name, client] = server.port
                     cell = f"{name}.{client}"
-                    made[name, client] = calls(client, grpc_binaries, files, server.port, cell)
+                    made[name, client] = calls(client, grpc_binaries, tls_files, server.port, cell)
                     if name == "python":
                         explained = explain(server.program.pid)
     recorded = spans_of(recording)
@@ -219,20 +191,20 @@ def test_what_has_no_symbols_is_named(grpc):
 
 
 @pytest.fixture(scope="module")
-def statements(files):
+def statements(tls_files):
     """All clients of all databases, in one capture."""
     made = {}
-    with databases(files) as servers, mapped():
-        flags = [flag for each in servers.values() for flag in ("--port", str(each.port))]
-        with watch("--buffer", "64M", *flags) as capture:
+    with databases(tls_files) as tls_servers, mapped():
+        flags = [flag for each in tls_servers.values() for flag in ("--port", str(each.port))]
+        with watch("--buffer", "64M", *flags, tls=True) as capture:
             for name, client in DATABASE_CELLS:
-                if name not in servers:
+                if name not in tls_servers:
                     continue
                 try:
-                    made[name, client] = run(servers[name], client, files)
+                    made[name, client] = run(tls_servers[name], client, tls_files)
                 except pytest.skip.Exception as why:
                     made[name, client] = str(why)
-    return SimpleNamespace(made=made, servers=servers, capture=capture)
+    return SimpleNamespace(made=made, tls_servers=tls_servers, capture=capture)
 
 
 @pytest.mark.parametrize("pair", DATABASE_CELLS, ids="-".join)
@@ -241,6 +213,6 @@ def test_each_statement_is_right(statements, pair, kind):
     made = statements.made.get(pair, f"{pair[0]} is not installed")
     if isinstance(made, str):
         pytest.skip(made)
-    server = statements.servers[pair[0]]
+    server = statements.tls_servers[pair[0]]
     wrong = wrong_statements(made, server, statements.capture.spans, kind)
     assert not wrong, "\n".join(wrong)

@@ -20,12 +20,9 @@ from tests.end_to_end.tls_clients import (
     program_client,
 )
 from tests.end_to_end.tls_servers import (
-    authority,
-    built,
     connect_proxy,
     mapped,
     python_tls,
-    web_servers,
 )
 from tests.rig import watch
 
@@ -50,24 +47,6 @@ LENGTHS = (10, 200_000, 100, 1_000, 20_000, 66_000, 5_000)
 """Of bodies, bytes."""
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(scope="module")
-def files():
-    with authority() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def binaries(tmp_path_factory):
-    """Empty where Go is not."""
-    return built(tmp_path_factory.mktemp("go"))
-
-
-@pytest.fixture(scope="module")
-def servers(files, binaries):
-    with web_servers(files, binaries) as found, mapped(*binaries.values()):
-        yield found
 
 
 def many_asks():
@@ -96,26 +75,26 @@ def wrong_ports(asks, asked, recorded, port, kind, unknown=0):
 
 
 @pytest.fixture(scope="module")
-def crowds(files, binaries, tmp_path_factory):
+def crowds(tls_files, tls_binaries, tmp_path_factory):
     """Fifty connections on one event loop, from their beginning (0) and joined after a round."""
     folder = tmp_path_factory.mktemp("crowd")
     found = {}
     asks = many_asks()
     for joined in (0, 1):
         recording = folder / f"{joined}.wspan"
-        with python_tls(files, "asyncio") as server, mapped():
+        with python_tls(tls_files, "asyncio") as server, mapped():
             # Not --port: what has no peer yet has no port.
             flags = ["--buffer", "128M", "-w", str(recording), "-p", str(os.getpid())]
-            command = command_of("aiohttp", binaries)
-            where = (files, server.port, asks)
+            command = command_of("aiohttp", tls_binaries)
+            where = (tls_files, server.port, asks)
             if joined:
                 with (
                     paused(command, *where, CONNECTIONS, after=joined) as client,
-                    watch(*flags) as capture,
+                    watch(*flags, tls=True) as capture,
                 ):
                     asked = client.finish()
             else:
-                with watch(*flags) as capture:
+                with watch(*flags, tls=True) as capture:
                     asked = program_client(command, CONNECTIONS)(*where)
         found[joined] = SimpleNamespace(
             asks=asks[joined * CONNECTIONS :],
@@ -159,23 +138,23 @@ def test_all_that_a_crowd_asks_is_seen(crowds, joined, kind):
 
 
 @pytest.fixture(scope="module")
-def joined(files, binaries, servers, tmp_path_factory):
+def joined(tls_files, tls_binaries, tls_servers, tmp_path_factory):
     """Clients that are half through when the capture begins."""
     recording = tmp_path_factory.mktemp("joined") / "tls.wspan"
     asked = {}
     with contextlib.ExitStack() as stack:
         clients = {}
         for name, client in JOINED:
-            if name not in servers:
+            if name not in tls_servers:
                 continue
             try:
-                command = command_of(client, binaries)
+                command = command_of(client, tls_binaries)
             except pytest.skip.Exception:
                 continue
             asks = asks_of(f"joined-{name}")
-            where = (files, servers[name].port, asks, 2, JOINED_AFTER)
+            where = (tls_files, tls_servers[name].port, asks, 2, JOINED_AFTER)
             clients[name, client] = stack.enter_context(paused(command, *where))
-        with watch("-w", str(recording), "-p", str(os.getpid())) as capture:
+        with watch("-w", str(recording), "-p", str(os.getpid()), tls=True) as capture:
             for pair, client in clients.items():
                 asked[pair] = {each.path: each for each in client.finish()}
     return SimpleNamespace(asked=asked, capture=capture, recorded=spans_of(recording))
@@ -183,7 +162,7 @@ def joined(files, binaries, servers, tmp_path_factory):
 
 @pytest.mark.parametrize("pair", JOINED, ids="-".join)
 @each_kind
-def test_in_the_middle_of_a_connection_what_follows_is_seen(joined, servers, pair, kind):
+def test_in_the_middle_of_a_connection_what_follows_is_seen(joined, tls_servers, pair, kind):
     if pair not in joined.asked:
         pytest.skip(f"{' or '.join(pair)} is not installed")
     asks = asks_of(f"joined-{pair[0]}")[2 * JOINED_AFTER :]
@@ -205,23 +184,23 @@ def test_in_the_middle_of_a_connection_what_follows_is_seen(joined, servers, pai
         # The second is the first to be seen where the first is not.
         allowed = {"complete", "late_attach"} if index < 2 + 2 * waits else {"complete"}
         assert attributes["wirespan.completeness"] in allowed, attributes
-    port = servers[pair[0]].port
+    port = tls_servers[pair[0]].port
     asks = [ask for ask in asks if by_path[ask.path]]
     wrong = wrong_ports(asks, joined.asked[pair], joined.recorded, port, kind, unknown=2)
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.fixture(scope="module")
-def tunnelled(files, servers):
+def tunnelled(tls_files, tls_servers):
     """Curl through a proxy, to a server that it finds behind it."""
-    if "nginx" not in servers:
+    if "nginx" not in tls_servers:
         pytest.skip("nginx is not installed")
-    target = servers["nginx"]
+    target = tls_servers["nginx"]
     asks = asks_of("tunnel")
     with connect_proxy() as proxy:
         through = ("-x", f"http://127.0.0.1:{proxy.port}", "--http1.1")
-        with watch("--port", str(proxy.port), "--port", str(target.port)) as capture:
-            asked = curl_once(files, target.port, asks, *through, version="1")
+        with watch("--port", str(proxy.port), "--port", str(target.port), tls=True) as capture:
+            asked = curl_once(tls_files, target.port, asks, *through, version="1")
     return SimpleNamespace(
         asks=asks, asked=asked, capture=capture, proxy=proxy.port, target=target.port
     )

@@ -20,8 +20,6 @@ import pytest
 from tests.end_to_end.test_lifecycle import all_objects, held_by
 from tests.end_to_end.tls_servers import (
     TLS_PROGRAMS,
-    authority,
-    built,
     nginx_tls,
     node_tls,
     web_servers,
@@ -29,7 +27,7 @@ from tests.end_to_end.tls_servers import (
 from tests.rig import READY, WIRESPAN, running, wait_until
 from tracer.tls_libraries import examine
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.tls_matrix]
 
 GROWTH_KIB = {"nginx": 8 << 10, "python": 16 << 10, "uvicorn": 16 << 10}
 """That a server may have in memory beyond what it had."""
@@ -41,12 +39,6 @@ PAUSE_S = 0.001
 """After each ask, for each server: the agents are to start as well."""
 CODE_BYTES = 4
 """Compared at each probe; a breakpoint is no longer."""
-
-
-@pytest.fixture(scope="module")
-def files():
-    with authority() as made:
-        yield made
 
 
 def family(program):
@@ -108,9 +100,9 @@ class Client:
 
 
 @contextmanager
-def steady(files, server, least, pause_s):
+def steady(tls_files, server, least, pause_s):
     command = [sys.executable, str(TLS_PROGRAMS / "steady.py"), str(server.port)]
-    command += [str(files.ca), str(least), str(pause_s)]
+    command += [str(tls_files.ca), str(least), str(pause_s)]
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         yield Client(program)
 
@@ -157,10 +149,10 @@ def have_others(pids, before):
     return False
 
 
-def check_harm(files, servers, agents, exchanges, how):
+def check_harm(tls_files, servers, agents, exchanges, how):
     """Load all servers while agents come and go; each client makes so many exchanges or more."""
     for server in servers.values():
-        with steady(files, server, WARM_UP, 0) as client:
+        with steady(tls_files, server, WARM_UP, 0) as client:
             client.finish()
     before = {name: state_of(server) for name, server in servers.items()}
     objects = all_objects()
@@ -168,7 +160,7 @@ def check_harm(files, servers, agents, exchanges, how):
     flags = [flag for server in servers.values() for flag in ("--port", str(server.port))]
     with ExitStack() as stack:
         clients = [
-            stack.enter_context(steady(files, server, exchanges, PAUSE_S * len(servers)))
+            stack.enter_context(steady(tls_files, server, exchanges, PAUSE_S * len(servers)))
             for server in servers.values()
         ]
         has_others = any(map(changed_code, pids))
@@ -199,28 +191,26 @@ def check_state(name, server, before):
 
 
 @pytest.fixture(scope="module")
-def two_servers(files):
+def two_servers(tls_files):
     """Of one TLS is in a library, of the other in the program."""
-    with nginx_tls(files) as nginx, node_tls(files) as node:
+    with nginx_tls(tls_files) as nginx, node_tls(tls_files) as node:
         yield {"nginx": nginx, "node": node}
 
 
 @pytest.mark.timeout(120)
-def test_ten_agents_do_no_harm(files, two_servers):
-    check_harm(files, two_servers, 10, 5_000, signal.SIGINT)
+def test_ten_agents_do_no_harm(tls_files, two_servers):
+    check_harm(tls_files, two_servers, 10, 5_000, signal.SIGINT)
 
 
 @pytest.mark.timeout(120)
-def test_agents_that_are_killed_do_no_harm(files, two_servers):
-    check_harm(files, two_servers, 3, 1_000, signal.SIGKILL)
+def test_agents_that_are_killed_do_no_harm(tls_files, two_servers):
+    check_harm(tls_files, two_servers, 3, 1_000, signal.SIGKILL)
 
 
-@pytest.mark.tls_matrix
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_to_no_kind_of_server(files, how, tmp_path_factory):
-    binaries = built(tmp_path_factory.mktemp("go"))
-    with web_servers(files, binaries) as servers:
+def test_to_no_kind_of_server(tls_files, tls_binaries, how):
+    with web_servers(tls_files, tls_binaries) as servers:
         # OpenSSL's takes one connection at a time.
         servers.pop("openssl", None)
-        check_harm(files, servers, 10, 5_000, how)
+        check_harm(tls_files, servers, 10, 5_000, how)

@@ -11,14 +11,13 @@ import pytest
 from tests.end_to_end.tls_cells import (
     KINDS,
     Cell,
-    make_cells,
-    shortened,
-    sort_spans,
+    captured,
+    check_rest,
     spans_of,
     wrong_calls,
 )
 from tests.end_to_end.tls_grpc import calls, server_of
-from tests.end_to_end.tls_servers import authority, built, mapped, web_servers
+from tests.end_to_end.tls_servers import built, mapped, web_servers
 from tests.rig import watch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.tls_matrix, pytest.mark.timeout(300)]
@@ -36,26 +35,14 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
-def files():
-    with authority() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def matrix(source, files, tmp_path_factory):
+def matrix(source, tls_files, tmp_path_factory):
     """All pairs, in one capture."""
     folder = tmp_path_factory.mktemp("matrix")
-    recording = folder / "tls.wspan"
     binaries = built(folder)
-    with web_servers(files, binaries) as servers, mapped(*binaries.values()):
-        flags = [flag for each in servers.values() for flag in ("--port", str(each.port))]
-        flags += ["--source", source, "--buffer", "64M", "-w", str(recording)]
-        with watch(*flags) as capture:
-            cells = make_cells(PAIRS, servers, binaries, files)
-            made = sum(len(each.asks) for each in cells.values() if isinstance(each, Cell))
-            capture.wait_for(2 * made, timeout_s=3, strict=False)
-    strangers = sort_spans(cells, capture, spans_of(recording))
-    return SimpleNamespace(cells=cells, capture=capture, strangers=strangers)
+    with web_servers(tls_files, binaries) as servers, mapped(*binaries.values()):
+        return captured(
+            PAIRS, servers, binaries, tls_files, folder / "tls.wspan", "--source", source
+        )
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
@@ -74,14 +61,11 @@ def test_the_scheme_is_https(matrix, kind):
 
 
 def test_nothing_else_is_said(matrix):
-    assert shortened([str(span) for span in matrix.strangers]) == []
-    assert matrix.capture.exit_code == 0
-    assert "Traceback" not in matrix.capture.summary, matrix.capture.summary
-    assert "none lost" in matrix.capture.summary, matrix.capture.summary
+    check_rest(matrix)
 
 
 @pytest.fixture(scope="module")
-def grpc(source, files, tmp_path_factory):
+def grpc(source, tls_files, tmp_path_factory):
     """All pairs, one after the other, in one capture."""
     folder = tmp_path_factory.mktemp("grpc")
     recording = folder / "grpc.wspan"
@@ -90,11 +74,13 @@ def grpc(source, files, tmp_path_factory):
         pytest.skip("grpc-go cannot be built here")
     made, ports = {}, {}
     flags = ["--source", source, "--buffer", "64M", "-w", str(recording), "-p", str(os.getpid())]
-    with mapped(*binaries.values()), watch(*flags) as capture:
+    with mapped(*binaries.values()), watch(*flags, tls=True) as capture:
         for name, client in GRPC:
-            with server_of(name, binaries, files) as server:
+            with server_of(name, binaries, tls_files) as server:
                 ports[name, client] = server.port
-                made[name, client] = calls(client, binaries, files, server.port, f"{name}.{client}")
+                made[name, client] = calls(
+                    client, binaries, tls_files, server.port, f"{name}.{client}"
+                )
     return SimpleNamespace(
         made=made, ports=ports, spans=capture.spans, recorded=spans_of(recording)
     )

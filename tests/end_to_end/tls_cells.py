@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -23,7 +24,7 @@ from tests.end_to_end.tls_clients import NUMBER, ONLY_GETS, Ask, Asked, asks_of,
 from tests.end_to_end.tls_databases import Database, Statement
 from tests.end_to_end.tls_grpc import Called
 from tests.end_to_end.tls_servers import Authority
-from tests.rig import Capture
+from tests.rig import Capture, watch
 from tracer.pipeline import Pipeline
 from tracer.recording import open_source
 from tracer.span import Span
@@ -293,3 +294,23 @@ def wrong_statements(
         ):
             complaints.append(f"{each.key} ({kind}): {attributes}")
     return shortened(complaints)
+
+
+def captured(pairs, servers, binaries, files, recording, *flags):
+    """Make all pairs in one capture, which is recorded as well."""
+    flags += ("--buffer", "64M", "-w", str(recording))
+    flags += tuple(flag for each in servers.values() for flag in ("--port", str(each.port)))
+    with watch(*flags, tls=True) as capture:
+        cells = make_cells(pairs, servers, binaries, files)
+        made = sum(len(each.asks) for each in cells.values() if isinstance(each, Cell))
+        capture.wait_for(2 * made, timeout_s=3, strict=False)
+    strangers = sort_spans(cells, capture, spans_of(recording))
+    return SimpleNamespace(cells=cells, capture=capture, strangers=strangers, recording=recording)
+
+
+def check_rest(matrix):
+    """What is said besides the exchanges."""
+    assert shortened([str(span) for span in matrix.strangers]) == []
+    assert matrix.capture.exit_code == 0
+    assert "Traceback" not in matrix.capture.summary, matrix.capture.summary
+    assert "none lost" in matrix.capture.summary, matrix.capture.summary

@@ -160,7 +160,7 @@ def test_other_descriptors_are_not_traced(capture, tmp_path):
 def test_descriptors_of_one_socket_are_one_connection(capture, pair):
     client, server = pair("tcp4")
     other = client.dup()
-    third = os.dup2(client.fileno(), 200)
+    third = os.dup2(client.fileno(), os.dup(client.fileno()))
     client.send(b"a")
     other.send(b"b")
     os.write(third, b"c")
