@@ -201,12 +201,12 @@ __noinline int ws_pass_on(struct ws_thread *thread, struct ws_frame *frame, __s3
 		bool has_written = size ? !is_reading(frame->call) :
 					  is_step(stream, thread->came.cookie);
 
-		/* A callback of a call that goes on, as when Node writes in SSL_read: what came
-		 * was taken by that call. */
-		if (thread->frames[0].object == object.address)
-			bind_to_last(&object, stream, &thread->came, 0, 0);
-		else if (!size || is_reading(frame->call))
+		/* What came was data for a call that reads. Any call takes the handshake on, and
+		 * so does one in whose callback this one is: Node writes in SSL_read. */
+		if (is_reading(frame->call) && thread->frames[0].object != object.address)
 			bind_to_last(&object, stream, &thread->came, size, frame->length);
+		else
+			bind_to_last(&object, stream, &thread->came, 0, 0);
 		if (!stream->carrier && has_written) {
 			thread->left_mixed |= thread->left && thread->left != frame->object;
 			thread->left = frame->object;

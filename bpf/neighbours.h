@@ -50,8 +50,8 @@ static __always_inline void bind_to_last(const struct ws_object *object, struct 
 {
 	struct ws_carrier carrier = {};
 
-	if (!came->cookie || came->is_mixed)
-		return;
+	if (!came->cookie || came->is_mixed || (!size && !fits(came, 0, 0)))
+		return; /* that nothing was taken says nothing */
 	carrier.cookie = came->cookie;
 	carrier.role = came->role;
 	carrier.transport = came->transport;

@@ -43,7 +43,7 @@ def recorded(source, servers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     path = folder / "a.wspan"
     server = servers["python"]
-    command = [WIRESPAN, "watch", "-o", "json", "--source", source]
+    command = [WIRESPAN, "watch", "-o", "json", "--no-tls", "--source", source]
     with (
         (folder / "live").open("wb") as live,
         subprocess.Popen(
@@ -153,7 +153,7 @@ def test_record_of_a_command_replays_and_does_not_overwrite(source, servers, tmp
     path = tmp_path / "b.wspan"
     url = f"http://127.0.0.1:{servers['nginx'].port}/recorded"
     assert is_listening(servers["nginx"].port)
-    command = [WIRESPAN, "record", "--source", source, "-w", str(path), "--"]
+    command = [WIRESPAN, "record", "--no-tls", "--source", source, "-w", str(path), "--"]
     fetch = ["curl", "-s", "-o", "/dev/null", url]
     done = subprocess.run([*command, *fetch], capture_output=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr

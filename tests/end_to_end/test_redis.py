@@ -275,7 +275,8 @@ def recorded(source, tmp_path_factory):
         servers = {name: stack.enter_context(redis_server()) for name in names}
         ports = [flag for each in servers.values() for flag in ("--port", str(each.port))]
         live = stack.enter_context((path.parent / "live").open("wb"))
-        command = [WIRESPAN, "watch", "-o", "json", "--source", source, *ports, "-w", str(path)]
+        command = [WIRESPAN, "watch", "-o", "json", "--no-tls", "--source", source, *ports]
+        command += ["-w", str(path)]
         with subprocess.Popen(command, stdout=live, stderr=subprocess.PIPE, text=True) as program:
             try:
                 assert "Watching" in program.stderr.readline()
