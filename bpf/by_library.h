@@ -70,6 +70,7 @@ static __always_inline void lend_carrier(const struct ws_frame *outer, const str
 					 __u32 tgid)
 {
 	struct ws_object object = { .address = outer->object, .tgid = tgid };
+	struct ws_carrier carrier = { .is_sure = true };
 	struct ws_socket *to, *from;
 
 	to = bpf_map_lookup_elem(&objects, &object);
@@ -77,13 +78,12 @@ static __always_inline void lend_carrier(const struct ws_frame *outer, const str
 	from = bpf_map_lookup_elem(&objects, &object);
 	if (!to || !from || to->carrier || !from->carrier)
 		return;
-	to->carrier = from->carrier;
-	to->is_sure = 1;
-	to->role = from->role;
-	to->transport = from->transport;
-	to->ignored = from->ignored;
-	to->rtt_us = from->rtt_us;
-	to->opened = 0;
+	carrier.cookie = from->carrier;
+	carrier.rtt_us = from->rtt_us;
+	carrier.role = from->role;
+	carrier.transport = from->transport;
+	carrier.ignored = from->ignored;
+	adopt(to, &carrier);
 }
 
 /*
@@ -296,7 +296,17 @@ int tls_exit(struct pt_regs *ctx)
 	return 0;
 }
 
-/* SSL_set_connect_state and its like: the object begins a connection. Some come in a row. */
+/* An object that begins a connection. What sets one up is called several times in a row. */
+static __always_inline struct ws_socket *fresh_object(const struct ws_object *object)
+{
+	struct ws_socket *stream = bpf_map_lookup_elem(&objects, object);
+
+	if (!stream || stream->turn || stream->ended)
+		stream = begin_object(object, false);
+	return stream;
+}
+
+/* SSL_set_connect_state and its like: the object begins a connection. */
 SEC("uprobe")
 int tls_fresh(struct pt_regs *ctx)
 {
@@ -307,9 +317,7 @@ int tls_fresh(struct pt_regs *ctx)
 
 	if (!is_wanted_call(bpf_get_current_task_btf(), pid_tgid))
 		return 0;
-	stream = bpf_map_lookup_elem(&objects, &object);
-	if (!stream || stream->turn || stream->ended)
-		stream = begin_object(&object, false);
+	stream = fresh_object(&object);
 	if (!stream)
 		return 0;
 	stream->late = 0;
@@ -351,9 +359,7 @@ int tls_set_fd(struct pt_regs *ctx)
 
 	if (!is_wanted_call(task, pid_tgid))
 		return 0;
-	stream = bpf_map_lookup_elem(&objects, &object);
-	if (!stream || stream->turn || stream->ended)
-		stream = begin_object(&object, false);
+	stream = fresh_object(&object);
 	if (stream && !stream->carrier)
 		bind_descriptor(&object, stream, task, CALL_ARG1(ctx));
 	return 0;

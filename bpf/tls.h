@@ -56,16 +56,11 @@ static __always_inline bool bind_nested(const struct ws_frame *frame, struct ws_
 	return stream && bind(&object, stream, carrier);
 }
 
-static __always_inline struct ws_thread *goroutine_of(__u64 g, __u32 tgid)
-{
-	struct ws_goroutine key = { .g = g, .tgid = tgid };
-
-	return bpf_map_lookup_elem(&goroutines, &key);
-}
-
+/* As `innermost`, of a goroutine. */
 static __always_inline struct ws_frame *frame_of_goroutine(__u64 g, __u64 stack, __u32 tgid)
 {
-	struct ws_thread *thread = goroutine_of(g, tgid);
+	struct ws_goroutine key = { .g = g, .tgid = tgid };
+	struct ws_thread *thread = bpf_map_lookup_elem(&goroutines, &key);
 
 	return thread ? innermost(thread, goroutine_depth(g, stack)) : NULL;
 }
@@ -90,7 +85,7 @@ __noinline int ws_meet(struct ws_socket *socket, struct ws_transfer *transfer, _
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct ws_carrier carrier = {};
 	struct ws_records records = {};
-	struct ws_thread *thread, *other;
+	struct ws_thread *thread;
 	struct ws_socket *stream = NULL;
 	struct ws_frame *frame = NULL;
 	__u32 tgid;
@@ -150,12 +145,8 @@ __noinline int ws_meet(struct ws_socket *socket, struct ws_transfer *transfer, _
 	if (!thread)
 		return 0;
 	frame = innermost(thread, stack_depth(stack));
-	other = thread;
-	if (!frame && has_go) {
-		other = goroutine_of(g, tgid);
-		if (other)
-			frame = innermost(other, goroutine_depth(g, stack));
-	}
+	if (!frame && has_go)
+		frame = frame_of_goroutine(g, stack, tgid);
 	if (frame ? bind_nested(frame, &carrier, tgid) :
 		    carried_by(socket->cookie, tgid) ||
 			    bind_neighbour(thread, &records, &carrier, transfer->direction, tgid))

@@ -20,6 +20,7 @@ from typing import Final
 from tracer.capture import Settings
 from tracer.cgroups import unified_mount
 from tracer.discovery import Discovery
+from tracer.kernel_filters import COMM_BYTES
 from tracer.libbpf import BpfObject
 from tracer.library_probes import (
     EXEC_PROGRAM,
@@ -150,7 +151,7 @@ def raise_limit() -> int:
 
 def _wants(settings: Settings, is_traced: Callable[[int], bool]) -> Callable[[int], bool]:
     """Whose libraries are probed: those who pass the filters that are about processes."""
-    comms = {os.fsencode(comm)[:15] for comm in settings.comms}
+    comms = {os.fsencode(comm)[: COMM_BYTES - 1] for comm in settings.comms}
     mount = unified_mount()
     folders = tuple(f"{path}".rstrip("/") + "/" for path in settings.cgroups)
 

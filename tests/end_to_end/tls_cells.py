@@ -308,6 +308,20 @@ def captured(pairs, servers, binaries, files, recording, *flags):
     return SimpleNamespace(cells=cells, capture=capture, strangers=strangers, recording=recording)
 
 
+def check_cell(matrix, pair, kind):
+    """What one client asked of one server, as one end shows it."""
+    cell = matrix.cells[pair]
+    if not isinstance(cell, Cell):
+        pytest.skip(cell)
+    assert not cell.wrong(kind), "\n".join(cell.wrong(kind))
+
+
+def check_schemes(matrix, kind):
+    """What is inside of TLS is https, whoever speaks it."""
+    cells = [cell for cell in matrix.cells.values() if isinstance(cell, Cell)]
+    assert {scheme for cell in cells for scheme in cell.schemes(kind)} == {"https"}
+
+
 def check_rest(matrix):
     """What is said besides the exchanges."""
     assert shortened([str(span) for span in matrix.strangers]) == []
