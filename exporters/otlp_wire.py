@@ -40,7 +40,15 @@ from exporters.semconv import (
     STATUS_ERROR,
 )
 from parsers.model import AttributeValue, Completeness, Outline
-from tracer.span import Peering, Process, Span, SpanKind
+from tracer.span import (
+    DB_SYSTEM,
+    DB_SYSTEM_BEFORE,
+    PEER_KEYS,
+    Peering,
+    Process,
+    Span,
+    SpanKind,
+)
 
 EncodedSpan: TypeAlias = tuple[Process, bytes]
 """A Span message without its tag and length, and whose it is."""
@@ -51,6 +59,8 @@ MAX_PROCESSES: Final = 1024
 MAX_TEXTS: Final = 4096
 """Attributes with a string value, by key and value."""
 MAX_SIZES: Final = 4096
+MAX_PEERS: Final = 4096
+"""Names of other ends."""
 MAX_CACHED_TEXT: Final = 256
 """Characters; longer values seldom repeat outside their outline."""
 MAX_OUTLINE_BYTES: Final = 4096
@@ -116,6 +126,8 @@ LATE_KEYS: Final = frozenset(
         RESENDS,
         CLIENT_ADDRESS,
         ERROR_TYPE,
+        DB_SYSTEM_BEFORE,
+        *PEER_KEYS,
     }
 )
 """What `Span.attributes` may put over attributes of the outline."""
@@ -128,6 +140,9 @@ _response_sizes: Final[Cache[int, bytes]] = Cache(
     lambda size: key_value(SPAN_ATTRIBUTE, RESPONSE_SIZE, size), MAX_SIZES
 )
 _counts: Final[Cache[tuple[str, int], bytes]] = Cache(lambda pair: _attribute(*pair), MAX_SIZES)
+_peer_names: Final[Cache[str, bytes]] = Cache(
+    lambda name: attributes([(key, name) for key in PEER_KEYS]) if name else b"", MAX_PEERS
+)
 # A double has eight bytes whatever its value: all that stands before it is constant.
 _first_byte: Final = key_value(SPAN_ATTRIBUTE, FIRST_BYTE, 0.0)[:-8]
 _rtt: Final = key_value(SPAN_ATTRIBUTE, RTT, 0.0)[:-8]
@@ -183,9 +198,12 @@ def _outline(outline: Outline, late_keys: frozenset[str]) -> _Outline:
     ):
         clashes |= {COMPLETENESS}  # which every span has
     status = b"" if error is None else _status_error
+    items = dict(outline.attributes)
+    if DB_SYSTEM in items:
+        items[DB_SYSTEM_BEFORE] = items[DB_SYSTEM]
     return _Outline(
         text(0x2A, outline.name),
-        attributes(outline.attributes.items()),
+        attributes(items.items()),
         attributes([(CLIENT_ADDRESS, client)]) if client else b"",
         attributes([(ERROR_TYPE, error)]) if error is not None else b"",
         status + _flags_local,
@@ -210,6 +228,7 @@ class SpanEncoder:
         """The bytes of each span, in order."""
         outlines, peerings = self._outlines, self._peerings
         request_sizes, response_sizes = _request_sizes, _response_sizes
+        peer_names = _peer_names
         server, complete = SpanKind.SERVER, Completeness.COMPLETE
         encoded: list[EncodedSpan] = []
         for span in spans:
@@ -241,7 +260,9 @@ class SpanEncoder:
             completeness = span.completeness
             body = b"".join(
                 (
-                    _pack_child(
+                    _ids_with_state(span)
+                    if span.trace_state
+                    else _pack_child(
                         b"\n\x10", span.trace_id, b"\x12\x08", span.span_id, b'"\x08', parent
                     )
                     if parent
@@ -250,6 +271,7 @@ class SpanEncoder:
                     _pack_times(0x30, kind, 0x39, span.start_unix_ns, 0x41, span.end_unix_ns),
                     constant,
                     peer,
+                    peer_names[span.peer_name],
                     error,
                     _complete
                     if completeness is complete
@@ -299,15 +321,25 @@ def _clash(span: Span, keys: frozenset[str]) -> bool:
     return not keys.isdisjoint(LATE_KEYS | span.peering.attributes().keys())
 
 
+def _ids_with_state(span: Span) -> bytes:
+    parent, state = span.parent_span_id, span.trace_state
+    return b"".join(
+        (
+            message(0x0A, span.trace_id),
+            message(0x12, span.span_id),
+            text(0x1A, state) if state else b"",
+            message(0x22, parent) if parent else b"",
+        )
+    )
+
+
 def _encode_plainly(span: Span, outline: _Outline) -> bytes:
     """The same without short cuts, for the rare outline whose keys clash with later ones."""
     parent = span.parent_span_id
     remote = parent and span.kind is SpanKind.SERVER
     return b"".join(
         (
-            message(0x0A, span.trace_id),
-            message(0x12, span.span_id),
-            message(0x22, parent) if parent else b"",
+            _ids_with_state(span),
             outline.name,
             _pack_times(0x30, span.kind, 0x39, span.start_unix_ns, 0x41, span.end_unix_ns),
             attributes(span.attributes().items()),

@@ -20,7 +20,7 @@ USER_AGENT: Final = f"wirespan/{__version__}"
 STATUS_ERROR: Final = 2
 """STATUS_CODE_ERROR; success stays unset, as instrumentation must leave it."""
 
-FLAGS_LOCAL: Final = 0x101
-"""Sampled (W3C trace flags), and the parent is known not to be in another process."""
-FLAGS_REMOTE: Final = 0x301
-"""Sampled, and the parent is in another process."""
+FLAGS_LOCAL: Final = 0x103
+"""Sampled and random (W3C trace flags, level 2), the parent known not to be in another process."""
+FLAGS_REMOTE: Final = 0x303
+"""The same, the parent in another process."""

@@ -97,6 +97,7 @@ class Conversation:
         self._errors = 0
         message.first_ns = stream.begun_ns
         message.turn = stream.turn
+        message.position = stream.position - stream.offset + offset & POSITION_MASK
         stream.message = message
         stream.start = offset
         if stream.kind is REQUEST:

@@ -155,11 +155,12 @@ class Correlation:
             if now_ns - max(response.last_ns, pair.request.last_ns) > ANSWERED_NS:
                 self._give_up(key, pair)
 
-    def expire(self, before_ns: int, error_type: str) -> None:
-        """Report as unanswered what was asked before `before_ns` and not added to since."""
+    def expire(self, before_ns: int, error_type: str, now_ns: int = 0) -> None:
+        """Report as unanswered up to `now_ns` what was last added to before `before_ns`."""
         for key, pair in list(self._pairs.items()):
             if pair.response is None and pair.request.last_ns < before_ns:
                 del self._pairs[key]
+                pair.request.last_ns = max(pair.request.last_ns, now_ns)
                 self._report_unanswered(pair.request, error_type)
 
     def end(self, timestamp_ns: int, error_type: str) -> None:

@@ -202,13 +202,15 @@ class DatagramPairing:
             del early[key]
             self._tally.unpaired_responses += 1
 
-    def expire(self, before_ns: int) -> None:
-        """Give up requests that were last sent before `before_ns`."""
+    def expire(self, before_ns: int, now_ns: int = 0) -> None:
+        """Give up, at `now_ns`, requests that were last sent before `before_ns`."""
         pending = self._pending
         while pending:
             key = next(iter(pending))
-            if pending[key][0].last_ns >= before_ns:
+            request = pending[key][0]
+            if request.last_ns >= before_ns:
                 break
+            request.last_ns = max(request.last_ns, now_ns)
             self._report_unanswered(key, "timeout")
 
     def close(self, timestamp_ns: int, reason: str | None) -> None:

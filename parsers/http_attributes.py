@@ -3,7 +3,8 @@
 
 OTel: https://opentelemetry.io/docs/specs/semconv/http/http-spans/ (1.44.0, stable).
 
-The span name is the method alone: the route is not on the wire, and a path is no name.
+The span name is the method alone: a path is no name, and the route, which is not on the wire, is
+added by who knows it (tracer/routes.py).
 Passwords in URLs and values of query parameters that are known to carry secrets become
 `REDACTED`; their keys stay.
 """

@@ -123,6 +123,8 @@ class Message:
     """Bytes on the wire so far, head and body."""
     turn: int = field(default=0, init=False)
     """The connection's turn that brought the end of its head."""
+    position: int = field(default=0, init=False)
+    """Of its first byte in its direction, modulo 2**32: the same at both ends of a connection."""
     gap: bool = field(default=False, init=False)
     """Bytes of it were lost. A parser sets it where it knows of such a loss alone."""
 

@@ -236,15 +236,16 @@ class Pairing:
             self._give_up_oldest()
         self.ids.give_up()
 
-    def expire(self, before_ns: int, error_type: str) -> None:
-        """Report requests that began before `before_ns` as unanswered."""
+    def expire(self, before_ns: int, error_type: str, now_ns: int = 0) -> None:
+        """Report requests that began before `before_ns` as unanswered up to `now_ns`."""
         while len(self.pending) > self._overdue:
             request = self.pending[self._overdue]
             if request.first_ns >= before_ns:
                 break
             self._overdue += 1
+            request.last_ns = max(request.last_ns, now_ns)
             self._report_unanswered(request, error_type)
-        self.ids.expire(before_ns, error_type)
+        self.ids.expire(before_ns, error_type, now_ns)
 
     def end(self, timestamp_ns: int, error_type: str) -> None:
         """The connection has ended: nothing will be answered any more."""

@@ -137,11 +137,11 @@ class Session(Framing):
                     self._lose(stream, 0, stream.turn)
                 self._finish(stream)
 
-    def expire(self, before_ns: int) -> None:
-        """Give up requests that began before `before_ns`."""
+    def expire(self, before_ns: int, now_ns: int = 0) -> None:
+        """Give up, at `now_ns`, requests that began before `before_ns`."""
         for stream in self.streams:
             stream.measure()
-        self._pairing.expire(before_ns, "timeout")
+        self._pairing.expire(before_ns, "timeout", now_ns)
 
     def give_up(self, reason: str) -> None:
         """Parse nothing more of this connection."""

@@ -97,6 +97,8 @@ class Connection:
         "judged",
         "kernel_tls",
         "last_ns",
+        "netns",
+        "other",
         "peering",
         "peerings",
         "process",
@@ -118,6 +120,10 @@ class Connection:
         self.tgid = tgid
         self.session = session
         self.rtt_us = 0
+        self.netns = 0
+        """Inode of its network namespace; 0 while unknown."""
+        self.other: Connection | None = None
+        """The other end, if it is on this machine; it may have ended."""
         self.last_ns = 0
         """Of its latest event."""
         self.stopped_ns = 0
@@ -209,7 +215,7 @@ def pass_time(session: AnySession, now_ns: int) -> None:
     """End what waits for silence, or has waited for a response for too long."""
     session.idle(now_ns)
     patience_ns = PATIENCE_NS if isinstance(session, DatagramSession) else REQUEST_TIMEOUT_NS
-    session.expire(now_ns - patience_ns)
+    session.expire(now_ns - patience_ns, now_ns)
 
 
 def skip_until(stream: Stream) -> int:

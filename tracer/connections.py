@@ -43,6 +43,7 @@ from tracer.connection import (
     turned,
     worth,
 )
+from tracer.ends import Ends
 from tracer.events import (
     CLOSE,
     DATA,
@@ -98,6 +99,10 @@ class ConnectionTable:
     """Sessions note what a recording may keep."""
     max_connections: int = MAX_CONNECTIONS
     max_buffered_bytes: int = MAX_BUFFERED_BYTES
+    after_events: Callable[[], None] | None = None
+    """Called when a batch's events are done, before time ends connections that have closed."""
+    ignored: str = ""
+    """Path of a Unix socket that is not looked at: the tracer's own."""
     strict: bool = False
     """Let a parser's fault out instead of giving its connection up: for tests."""
     tally: Tally = field(default_factory=Tally)
@@ -106,6 +111,7 @@ class ConnectionTable:
     _closing: deque[CloseEvent] = field(default_factory=deque)
     _retired: dict[int, AnySession] = field(default_factory=dict)
     """Sessions that ended in this batch, for as long as their kept bytes are asked for."""
+    ends: Ends = field(init=False)
     _links: TlsLinks = field(init=False)
     _swept_ns: int = 0
     _faulty: set[str] = field(default_factory=set)
@@ -113,6 +119,7 @@ class ConnectionTable:
 
     def __post_init__(self) -> None:
         self._links = TlsLinks(self.connections, self.counters)
+        self.ends = Ends(self.connections)
 
     def session_of(self, cookie: int) -> AnySession | None:
         """The session that the last batch's events of a cookie went to, if any."""
@@ -192,6 +199,8 @@ class ConnectionTable:
                 self._open(OpenEvent.unpack_from(chunk, start))
             elif kind == CLOSE:
                 self._close(CloseEvent.unpack_from(chunk, start))
+        if self.after_events is not None:
+            self.after_events()
         self._pass_time(batch.now_ns)
 
     def finish(self, now_ns: int) -> None:
@@ -223,16 +232,22 @@ class ConnectionTable:
         if not event.flags & INNER:
             self.counters.opened += 1
             self.counters.late += peering.late
-        session = self._session(peering, self.connections.get(event.carrier))
+        is_ignored = bool(self.ignored) and self.ignored == peering.local.address
+        session = None
+        if not is_ignored:
+            session = self._session(peering, self.connections.get(event.carrier))
         connection = Connection(event.cookie, peering, process, event.tgid, session)
         # Before its first transfer too, or the newest would be the first to be evicted.
         connection.last_ns = event.timestamp_ns
+        connection.netns = event.netns
         if session is None:
-            self.counters.no_parser += 1
+            self.counters.no_parser += not is_ignored
             self._stop(connection)
         elif not peering.late:
             session.begin_at(event.ingress_position, event.egress_position)
         self._add(connection)
+        if not event.flags & INNER:
+            self.ends.add(connection)
         self._links.link(connection, event)
 
     def _end_before(self, event: OpenEvent) -> bool:
@@ -261,6 +276,9 @@ class ConnectionTable:
         if isinstance(session, DatagramSession):
             session.bind(peering.local.port, peering.remote)
         known.peering = peering
+        known.netns = event.netns
+        if not event.flags & INNER:
+            self.ends.add(known)
         self._links.link(known, event)
         if known.session is None:
             # Asking for the record has replaced the verdict.

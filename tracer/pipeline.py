@@ -11,7 +11,10 @@ from parsers.registry import Registry
 from tracer.connection import AnySession, Connection
 from tracer.connections import ConnectionTable
 from tracer.export import Exporter
+from tracer.joining import Joining
 from tracer.names import Names
+from tracer.peers import Peers
+from tracer.routes import Routes
 from tracer.source import Batch, Source
 from tracer.span import Span
 from tracer.spans import SpanMaker
@@ -42,6 +45,7 @@ class Pipeline:
         seed: int,
         writer: BatchWriter | None = None,
         want: Callable[[Span], bool] | None = None,
+        routes: Routes | None = None,
     ) -> None:
         self.source = source
         self.exporters = exporters
@@ -51,10 +55,15 @@ class Pipeline:
         self.spans_made = 0
         self.batches = 0
         self.chunk_bytes = 0
-        self._maker = SpanMaker(seed)
+        joining = Joining(seed, self.table.ends)
+        self._maker = SpanMaker(joining, Peers(self.names), routes or Routes())
         self._writer = writer
         self._want = want
+        self._made: list[tuple[Span, Connection, Exchange, Connection | None]] = []
+        """In this batch, and not complete."""
         self._spans: list[Span] = []
+        """In this batch, and complete."""
+        self.table.after_events = self._complete
         self._processed_ns = 0
 
     def run(self) -> None:
@@ -87,7 +96,7 @@ class Pipeline:
 
     def _collect(self, connection: Connection, exchange: Exchange) -> None:
         span = self._maker.make(connection, exchange)
-        self._spans.append(span)
+        self._made.append((span, connection, exchange, self._maker.other(connection, span)))
         if span.protocol == DNS:
             self._learn(span)
 
@@ -98,7 +107,15 @@ class Pipeline:
         if isinstance(name, str) and isinstance(answers, tuple):
             self.names.learn(name, answers)
 
+    def _complete(self) -> None:
+        complete = self._maker.complete
+        for each in self._made:
+            complete(*each)
+            self._spans.append(each[0])
+        self._made.clear()
+
     def _export(self) -> None:
+        self._complete()
         spans = self._spans
         if not spans:
             return

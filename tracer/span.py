@@ -30,6 +30,13 @@ SERVER_NAME: Final = "tls.client.server_name"
 TLS_IN_USE: Final[Mapping[str, AttributeValue]] = {"tls.protocol.name": "tls"}
 """All that is known of a connection whose handshake was not seen."""
 
+PEER_KEYS: Final = ("service.peer.name", "peer.service")
+"""The conventions' key for the service at the other end, and the one before, which is what
+Tempo's and the Collector's service graphs read."""
+DB_SYSTEM: Final = "db.system.name"
+DB_SYSTEM_BEFORE: Final = "db.system"
+"""What that was called before, by which Tempo knows a database."""
+
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Process:
@@ -119,6 +126,15 @@ class Span:
     response_count: int = -1
     resends: int = 0
     """How often the request was sent again before it was answered."""
+    peer: Process | None = None
+    """The process at the other end, if it is on this machine and seen."""
+    twin: bool = False
+    """That end makes a span of the same exchange."""
+    peer_name: str = ""
+    """What the other end is called: its service, else the best name there is; an address only
+    where there is none, and empty for a client that has none."""
+    trace_state: str = ""
+    """W3C tracestate, with what a sampler says of how many such spans there were."""
 
     def measures(self) -> Iterator[tuple[str, AttributeValue]]:
         """Attributes that differ from exchange to exchange, in the order exporters send them."""
@@ -140,11 +156,15 @@ class Span:
     def attributes(self) -> dict[str, AttributeValue]:
         """All attributes, keys as in the conventions."""
         attributes = dict(self.outline.attributes)
+        if DB_SYSTEM in attributes:
+            attributes[DB_SYSTEM_BEFORE] = attributes[DB_SYSTEM]
         attributes.update(self.peering.attributes())
         if self.kind is SpanKind.SERVER:
             client = self.outline.client_address or self.peering.remote.address
             if client:
                 attributes["client.address"] = client
+        if self.peer_name:
+            attributes.update((key, self.peer_name) for key in PEER_KEYS)
         if self.outline.error_type is not None:
             attributes["error.type"] = self.outline.error_type
         attributes.update(self.measures())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exchanges become spans: times on the wall clock, ids, kind.
+"""Exchanges become spans: times on the wall clock, ids, kind, names.
 
 Ids come from a generator with a seed, which a recording carries: so a replay makes the
 same spans, byte for byte.
@@ -7,33 +7,36 @@ same spans, byte for byte.
 
 from __future__ import annotations
 
-from random import Random
 from typing import Final
 
 from parsers.model import Exchange, Outline
 from tracer.connection import Connection
-from tracer.span import KIND_OF_SIDE, Peering, Span
+from tracer.joining import Joining
+from tracer.peers import Peers
+from tracer.routes import Routes
+from tracer.span import KIND_OF_SIDE, Peering, Span, SpanKind
 
-ID_BYTES: Final = 24
-"""16 of a trace id, 8 of a span id."""
-IDS_AT_ONCE: Final = 256
-NO_PARENT: Final = b""
+HTTP: Final = "http"
+NO_ID: Final = b""
 
 
 class SpanMaker:
     """Makes the spans of one run."""
 
-    __slots__ = ("_ids", "_random", "_used", "unix_offset_ns")
+    __slots__ = ("_joining", "_peers", "_routes", "unix_offset_ns")
 
-    def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
-        self._ids = b""
-        self._used = 0
+    def __init__(self, joining: Joining, peers: Peers, routes: Routes) -> None:
+        self._joining = joining
+        self._peers = peers
+        self._routes = routes
         self.unix_offset_ns = 0
         """Of the batch whose exchanges are being made into spans."""
 
     def make(self, connection: Connection, exchange: Exchange) -> Span:
-        """The span of an exchange, seen from the traced end of its connection."""
+        """The span of an exchange, as the traced end of its connection and its parser are now.
+
+        It is nobody's until `complete`.
+        """
         request = exchange.request
         response = exchange.response
         start_ns = request.first_ns
@@ -47,13 +50,12 @@ class SpanMaker:
             first_byte_ns = max(0, response.first_ns - start_ns)
             response_bytes = response.size
             response_count = response.count
-        trace_id, span_id = self._next_ids()
         peering = connection.peering_of(exchange)
         offset = self.unix_offset_ns
         return Span(
-            trace_id,
-            span_id,
-            NO_PARENT,
+            NO_ID,
+            NO_ID,
+            NO_ID,
             KIND_OF_SIDE[peering.side],
             start_ns + offset,
             end_ns + offset,
@@ -71,17 +73,34 @@ class SpanMaker:
             request.resends,
         )
 
+    def other(self, connection: Connection, span: Span) -> Connection | None:
+        """Who is at the other end of what has just been made."""
+        return self._joining.other(connection, span.peering)
+
+    def complete(
+        self, span: Span, connection: Connection, exchange: Exchange, other: Connection | None
+    ) -> None:
+        """Give the span its ids, and the names of its other end and its route.
+
+        After the batch, since the record that tells of the other end may come behind the exchange:
+        two CPUs report in either order. `other` was at the other end when the span was made.
+        """
+        span.trace_id, span.span_id, span.parent_span_id, span.peer, span.twin, lead_ns = (
+            self._joining.identify(connection, exchange, span.peering, other)
+        )
+        if lead_ns:
+            span.start_unix_ns -= lead_ns
+            if span.first_byte_ns:
+                span.first_byte_ns += lead_ns
+        span.peer_name = self._peers.name(span, span.peer)
+        if exchange.protocol == HTTP:
+            kind = span.kind
+            owner = span.peer_name if kind is SpanKind.CLIENT else span.process.service_name
+            span.outline = self._routes.apply(span.outline, kind, owner)
+
     @staticmethod
     def _outline(connection: Connection, exchange: Exchange, peering: Peering) -> Outline:
         session = connection.session
         parser = exchange.parser or (None if session is None else session.parser)
         assert parser is not None
         return parser.outline(exchange, peering.side, peering.named_server)
-
-    def _next_ids(self) -> tuple[bytes, bytes]:
-        used = self._used
-        if used >= len(self._ids):
-            self._ids = self._random.randbytes(ID_BYTES * IDS_AT_ONCE)
-            used = 0
-        self._used = used + ID_BYTES
-        return self._ids[used : used + 16], self._ids[used + 16 : used + ID_BYTES]

@@ -228,14 +228,21 @@ def ends_cross(span):
     return given_up or method == "Download"
 
 
+BEYOND = {"service.peer.name", "peer.service", "http.route", "url.template"}
+"""Depends on what else was seen: the process at the other end, the paths of others."""
+
+
 def is_whole(span):
     return span["attributes"]["wirespan.completeness"] == "complete"
 
 
 def facts(span, but=frozenset()):
     """What a span says, but for some of it."""
-    said = {"name": span["name"], "status": span["status"]} | span["attributes"]
-    return {k: v for k, v in said.items() if k not in but | TIMES}
+    name = span["name"]
+    if "http.request.method" in span["attributes"]:
+        name = name.partition(" ")[0]
+    said = {"name": name, "status": span["status"]} | span["attributes"]
+    return {k: v for k, v in said.items() if k not in but | TIMES | BEYOND}
 
 
 def told(span, but=frozenset()):
@@ -281,7 +288,7 @@ def part_of(span, but):
     """What must be true of a span although something may be missing; names depend on all."""
     if span["attributes"].get("db.system.name") == "mysql":
         # Which of those who speak it, the greeting says.
-        but |= {"db.system.name"}
+        but |= {"db.system.name", "db.system"}
     if is_whole(span):
         return facts(span, but | {"name"})
     said = facts(span, but | UNSURE)

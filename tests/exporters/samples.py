@@ -59,6 +59,7 @@ def span(number: int | None = None, **changes: Any) -> Span:
         "response_bytes": 1234,
         "first_byte_ns": 800_000,
         "rtt_us": 45,
+        "twin": changes.get("peer") is not None,
     }
     return Span(peering=connection, **{**values, **changes})
 

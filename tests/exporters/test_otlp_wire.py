@@ -50,13 +50,14 @@ def official(spans: list[Span]) -> bytes:
         message = scope.spans.add(
             trace_id=span.trace_id,
             span_id=span.span_id,
+            trace_state=span.trace_state,
             parent_span_id=span.parent_span_id,
             name=span.outline.name,
             kind=int(span.kind),
             start_time_unix_nano=span.start_unix_ns,
             end_time_unix_nano=span.end_unix_ns,
             attributes=key_values(span.attributes()),
-            flags=0x301 if span.parent_span_id and span.kind is SpanKind.SERVER else 0x101,
+            flags=0x303 if span.parent_span_id and span.kind is SpanKind.SERVER else 0x103,
         )
         if span.outline.error_type is not None:
             message.status.code = 2
@@ -74,7 +75,16 @@ VALUES = st.one_of(
 )
 KEYS = st.one_of(
     st.sampled_from(
-        ["http.route", "network.transport", "network.peer.port", "wirespan.rtt", "error.type"]
+        [
+            "http.route",
+            "peer.service",
+            "db.system.name",
+            "db.system",
+            "network.transport",
+            "network.peer.port",
+            "wirespan.rtt",
+            "error.type",
+        ]
     ),
     TEXTS,
 )
@@ -127,6 +137,8 @@ def batches(draw: st.DrawFn) -> list[Span]:
         request_count=st.just(-1) | SIZES,
         response_count=st.just(-1) | SIZES,
         resends=st.sampled_from([0, 1, 1000]),
+        peer_name=st.sampled_from(["", "stock", "db.example"]) | TEXTS,
+        trace_state=st.sampled_from(["", "ot=th:8"]),
     )
     return draw(st.lists(one, max_size=6))
 

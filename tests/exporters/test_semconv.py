@@ -16,8 +16,8 @@ def test_the_number_of_an_error():
 def test_flags_are_sampled_and_say_where_the_parent_is():
     known = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
     remote = SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-    assert known | 1 == semconv.FLAGS_LOCAL
-    assert known | remote | 1 == semconv.FLAGS_REMOTE
+    assert known | 3 == semconv.FLAGS_LOCAL
+    assert known | remote | 3 == semconv.FLAGS_REMOTE
 
 
 def test_the_scope_is_this_program():

@@ -226,6 +226,14 @@ class Player:
     def exchanges(self) -> list[Exchange]:
         return self.session.done
 
+    def numbers(self) -> list[Any]:
+        """What each exchange is known by at both ends of its connection."""
+        requests = [each.request for each in self.session.done]
+        return [
+            each.position if each.correlation_id is None else each.correlation_id
+            for each in requests
+        ]
+
     def described(self) -> list[dict[str, Any]]:
         return [describe(self.session, each) for each in self.session.done]
 

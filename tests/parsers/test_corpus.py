@@ -128,13 +128,20 @@ def test_conversation_gives_its_exchanges(case, side):
 
 @pytest.mark.parametrize(("case", "side"), ONCE)
 def test_any_split_gives_the_same(case, side):
+    whole = player(case, side).play(case.steps)
     for at in offsets(case):
-        assert player(case, side).play(split(case.steps, at)).described() == case.golden, at
+        told = player(case, side).play(split(case.steps, at))
+        assert told.described() == case.golden, at
+        assert told.numbers() == whole.numbers(), at
 
 
 @pytest.mark.parametrize(("case", "side"), PLAYS)
 def test_byte_by_byte_gives_the_same(case, side):
-    assert player(case, side).play(bytewise(case.steps)).described() == case.golden
+    told = player(case, side).play(bytewise(case.steps))
+    assert told.described() == case.golden
+    # Whichever end it was seen from, and however it was cut, it is the same exchange.
+    for each in case.sides:
+        assert told.numbers() == player(case, each).play(case.steps).numbers()
 
 
 @pytest.mark.parametrize(("case", "side"), ONCE)

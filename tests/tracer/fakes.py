@@ -10,9 +10,15 @@ from parsers.model import Options
 from parsers.registry import Registry
 from tests.tracer.conversations import MS, OFFSET_NS, START_NS, Conversation
 from tracer.connections import ConnectionTable
+from tracer.ends import Ends
 from tracer.events import LATE, Action, DataEvent, OpenEvent, address_bytes, chunk_of
+from tracer.joining import Joining
+from tracer.names import Names
+from tracer.peers import Peers
+from tracer.routes import Routes
 from tracer.source import Batch
 from tracer.span import Process
+from tracer.spans import SpanMaker
 
 S = 1_000_000_000
 GET = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n"
@@ -113,6 +119,51 @@ class Table:
         ]
 
 
+class Kept:
+    """An exporter that keeps spans, and fails if told to."""
+
+    def __init__(self, error=None):
+        self.spans = []
+        self.error = error
+        self.closed = 0
+        self.flushed_s = None
+
+    def export(self, spans):
+        if self.error is not None:
+            raise self.error
+        self.spans += spans
+
+    def flush(self, timeout_s):
+        self.flushed_s = timeout_s
+        return self.error is None
+
+    def close(self):
+        self.closed += 1
+
+    def counters(self):
+        return {"spans_sent": len(self.spans)}
+
+
+class OneByOne:
+    """Makes spans as a pipeline does whose batches have one exchange each."""
+
+    def __init__(self, maker):
+        self.maker = maker
+
+    def make(self, connection, exchange):
+        span = self.maker.make(connection, exchange)
+        self.maker.complete(span, connection, exchange, self.maker.other(connection, span))
+        return span
+
+
+def span_maker(seed=1, table=None, names=None, offset_ns=0):
+    """What makes spans of connections that have no other end, unless it is in `table`."""
+    ends = Ends({}) if table is None else table.ends
+    maker = SpanMaker(Joining(seed, ends), Peers(names or Names()), Routes())
+    maker.unix_offset_ns = offset_ns
+    return OneByOne(maker)
+
+
 def opened(cookie=1, **changes):
     """An open record."""
     values = {
@@ -160,6 +211,20 @@ def response(size=0, status=200):
 
 
 __all__ = [
-    "GET", "MS", "OFFSET_NS", "OK", "START_NS", "Action", "Conversation", "FakeSource", "S",
-    "Table", "moved", "opened", "request", "response",
+    "GET",
+    "MS",
+    "OFFSET_NS",
+    "OK",
+    "START_NS",
+    "Action",
+    "Conversation",
+    "FakeSource",
+    "Kept",
+    "S",
+    "Table",
+    "moved",
+    "opened",
+    "request",
+    "response",
+    "span_maker",
 ]  # fmt: skip

@@ -74,6 +74,14 @@ def test_ipv4_mapped_addresses_are_written_as_ipv4_and_ipv6_as_ipv6():
     assert two.peering.remote.address == "2001:db8::1"
 
 
+def test_the_tracers_own_unix_socket_is_not_looked_at():
+    table = Table(ignored="/run/own.sock")
+    table.feed(opened(1, transport=Transport.UNIX, path=b"/run/own.sock"))
+    assert table.table.connections[1].session is None
+    assert table.source.actions(1) == [Action.STOP]
+    assert table.counters.no_parser == 0
+
+
 @pytest.mark.parametrize(
     ("path", "address"),
     [

@@ -13,14 +13,13 @@ from parsers.http1 import Http1Parser
 from parsers.model import Endpoint, Options, Side, Transport
 from parsers.registry import Registry
 from tests.tracer.conversations import Collected, PlayedSource, batches_of, plain
-from tests.tracer.fakes import MS, START_NS, Action, S, Table, moved, opened
+from tests.tracer.fakes import MS, START_NS, Action, S, Table, moved, opened, span_maker
 from tracer.connection import MAX_PEERINGS, SPENT_QUIET_NS, UNENDED_QUIET_NS
 from tracer.events import address_bytes
 from tracer.pipeline import Pipeline
 from tracer.recorder import Recorder
 from tracer.recording import open_source
 from tracer.span import Peering, SpanKind
-from tracer.spans import SpanMaker
 
 IN, OUT = 0, 1
 UDP = Transport.UDP
@@ -292,7 +291,7 @@ def test_span_of_a_datagram(table):
     table.feed(
         *Talk().open(local=(ANY, 53), role=2).recv(query(), 7, 5000).send(reply(), 7, 5000).take()
     )
-    maker = SpanMaker(1)
+    maker = span_maker()
     span = maker.make(*table.emitted[0])
     attributes = span.attributes()
     assert span.kind is SpanKind.SERVER

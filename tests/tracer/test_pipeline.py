@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 from parsers.http1 import Http1Parser
 from parsers.model import Options
 from parsers.registry import Registry
@@ -157,3 +159,22 @@ def test_same_batches_give_the_same_spans():
         ]
 
     assert run() == run()
+
+
+def test_other_end_that_is_told_of_behind_the_exchange_is_found():
+    crossed = [2**32 - 20, 1000]
+    client = Conversation(1, role=1, positions=crossed).open().send(GET).recv(OK)
+    server = Conversation(2).open().recv(GET).send(OK)
+    opened = server.events[0]
+    client.events[0] = replace(
+        client.events[0],
+        local=opened.remote,
+        local_port=opened.remote_port,
+        remote=opened.local,
+        remote_port=opened.local_port,
+    )
+    made, exported = pipeline([Batch(chunk_of(server.events + client.events), START_NS + 9 * S, 0)])
+    made.run()
+    served_, asked = exported.spans
+    assert served_.parent_span_id == asked.span_id
+    assert served_.trace_id == asked.trace_id

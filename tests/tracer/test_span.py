@@ -108,3 +108,15 @@ def test_processes_are_told_apart_by_identity():
     assert one != two
     assert len({one, two}) == 2
     assert one.service_name == "shop"
+
+
+def test_the_other_end_has_its_name_under_both_keys():
+    attributes = samples.span(peer_name="stock").attributes()
+    assert attributes["service.peer.name"] == attributes["peer.service"] == "stock"
+    assert "peer.service" not in samples.span().attributes()
+
+
+def test_a_database_is_one_to_old_readers_too():
+    outline = samples.outline(attributes={"db.system.name": "redis"})
+    assert samples.span(outline=outline).attributes()["db.system"] == "redis"
+    assert "db.system" not in samples.span().attributes()

@@ -6,17 +6,26 @@ import pytest
 from parsers.http1 import Http1Parser
 from parsers.model import Completeness, Options, Side, Transport
 from parsers.registry import Registry
-from tests.tracer.fakes import GET, MS, OK, START_NS, Conversation, FakeSource, S, request
+from tests.tracer.fakes import (
+    GET,
+    MS,
+    OK,
+    START_NS,
+    Conversation,
+    FakeSource,
+    S,
+    request,
+    span_maker,
+)
 from tracer.connections import ConnectionTable
 from tracer.events import EGRESS, chunk_of
+from tracer.joining import BYTES_AT_ONCE
 from tracer.source import Batch
 from tracer.span import SpanKind
-from tracer.spans import IDS_AT_ONCE, SpanMaker
 
 
 def spans_of(*conversations, seed=1, offset_ns=0, source=None, parser=Http1Parser):
-    maker = SpanMaker(seed)
-    maker.unix_offset_ns = offset_ns
+    maker = span_maker(seed, offset_ns=offset_ns)
     spans = []
     table = ConnectionTable(
         source or FakeSource(),
@@ -92,7 +101,7 @@ def test_kind_is_that_of_the_traced_end(role, kind):
 
 def test_ids_are_those_of_the_seed_and_unique():
     conversation = Conversation().open()
-    for _ in range(IDS_AT_ONCE + 10):
+    for _ in range(BYTES_AT_ONCE // 24 + 10):
         conversation.recv(GET).send(OK)
     one = spans_of(conversation, seed=7)
     again = spans_of(conversation, seed=7)

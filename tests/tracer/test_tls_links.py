@@ -24,11 +24,10 @@ from tests.parsers.tls_bytes import (
     server_hello,
 )
 from tests.tracer.conversations import CLIENT, MS, SERVER, Conversation
-from tests.tracer.fakes import OK, S, Table
+from tests.tracer.fakes import OK, S, Table, span_maker
 from tracer.connection import NOWHERE
 from tracer.events import INNER, INNER_BIT, LATE, PLAINTEXT, CloseReason, DataEvent
 from tracer.span import TLS_IN_USE, SpanKind
-from tracer.spans import SpanMaker
 from tracer.summary import Seen, summarise
 from tracer.tls_links import MAX_ORPHANS, TlsLinks
 
@@ -47,7 +46,7 @@ class Watched(Table):
         parsers = {"http1": Http1Parser, "tls": TlsParser}
         super().__init__(**{"parsers": parsers} | options)
         self.spans = []
-        maker = SpanMaker(1)
+        maker = span_maker()
         self.table.emit = lambda *found: self.spans.append(maker.make(*found))
 
     def attributes(self):
