@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where and how OTLP goes: flags over environment over defaults.
-
-A bad flag is an error; a bad variable is a warning and the default, as OpenTelemetry asks.
+"""Where and how OTLP goes, for spans and for metrics: flags, else environment, else defaults.
 
 OTel: https://opentelemetry.io/docs/specs/otel/protocol/exporter/ 1.60.0
       https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
@@ -16,14 +14,21 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from exporters.environment import Reader, SettingsError, boolean, count, milliseconds, seconds
+
+__all__ = ["OtlpSettings", "SettingsError", "Signal"]
+
 logger = logging.getLogger(__name__)
 
 Protocol: TypeAlias = Literal["grpc", "http/protobuf"]
+Signal: TypeAlias = Literal["traces", "metrics"]
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
-TRACES_PATH: Final = "/v1/traces"
+PATHS: Final[Mapping[Signal, str]] = {"traces": "/v1/traces", "metrics": "/v1/metrics"}
 DEFAULT_PORTS: Final = {"grpc": 4317, "http/protobuf": 4318}
 
+MAX_REQUEST_BYTES: Final = 3_500_000
+"""Many gRPC servers refuse requests above 4 MiB."""
 TIMEOUT_S: Final = 10.0
 QUEUE_SPANS: Final = 32_768
 """The specification's 2048 is for one program; a machine can bring that in a tenth of a second."""
@@ -31,6 +36,17 @@ QUEUE_BYTES: Final = 16 * 1024 * 1024
 BATCH_SPANS: Final = 512
 SCHEDULE_DELAY_S: Final = 5.0
 EXPORT_TIMEOUT_S: Final = 30.0
+INTERVAL_S: Final = 60.0
+"""From one reading of metrics to the next."""
+
+DELAYS: Final[Mapping[Signal, str]] = {
+    "traces": "OTEL_BSP_SCHEDULE_DELAY",
+    "metrics": "OTEL_METRIC_EXPORT_INTERVAL",
+}
+TIMEOUTS: Final[Mapping[Signal, str]] = {
+    "traces": "OTEL_BSP_EXPORT_TIMEOUT",
+    "metrics": "OTEL_METRIC_EXPORT_TIMEOUT",
+}
 
 LIKELY_SECONDS: Final = 100
 """OTEL_EXPORTER_OTLP_TIMEOUT below this was probably meant as seconds."""
@@ -38,14 +54,11 @@ LIKELY_SECONDS: Final = 100
 T = TypeVar("T")
 
 
-class SettingsError(ValueError):
-    """A setting that cannot be meant, in words for the user."""
-
-
 @dataclass(slots=True, frozen=True, kw_only=True)
 class OtlpSettings:
-    """All that the OTLP exporter can be told."""
+    """All that an OTLP exporter of one signal can be told."""
 
+    signal: Signal = "traces"
     protocol: Protocol = "http/protobuf"
     endpoint: str = ""
     """HTTP: the whole URL. gRPC: what a channel is opened to. Empty: the default on localhost."""
@@ -64,15 +77,15 @@ class OtlpSettings:
     queue_bytes: int = QUEUE_BYTES
     batch_spans: int = BATCH_SPANS
     schedule_delay_s: float = SCHEDULE_DELAY_S
-    """How long spans wait for a batch to fill."""
+    """How long spans wait for a batch to fill; for metrics, from one reading to the next."""
     export_timeout_s: float = EXPORT_TIMEOUT_S
-    """For one batch with all its retries."""
+    """For one batch, or one reading, with all its retries."""
 
     def __post_init__(self) -> None:
         if not self.endpoint:
             port = DEFAULT_PORTS[self.protocol]
             where = f"localhost:{port}" if self.protocol == "grpc" else f"http://localhost:{port}"
-            path = "" if self.protocol == "grpc" else TRACES_PATH
+            path = "" if self.protocol == "grpc" else PATHS[self.signal]
             object.__setattr__(self, "endpoint", where + path)
         if self.batch_spans > self.queue_spans:
             logger.warning(
@@ -91,42 +104,44 @@ class OtlpSettings:
         return urlsplit(self.endpoint).netloc.rpartition("@")[2]
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str], **overrides: Any) -> OtlpSettings:
-        """Settings from `environ`; an override that is not None counts for more.
+    def from_environment(
+        cls, environ: Mapping[str, str], signal: Signal = "traces", **overrides: Any
+    ) -> OtlpSettings:
+        """Settings for `signal` from `environ`; an override that is not None counts for more.
 
         Overrides have the names of the fields and are text or the field's type. The
         override `insecure` speaks of an endpoint without a scheme; `compression` is `gzip`
-        or `none`. To an `endpoint` for HTTP the path /v1/traces is added if it lacks it.
+        or `none`. To an `endpoint` for HTTP the signal's path, such as /v1/traces, is added
+        if it lacks it, and takes the place of another signal's.
 
         Raises:
             SettingsError: an override is bad, or a name is unknown.
         """
-        known = {item.name for item in fields(cls)} - {"secure", "gzip"}
+        known = {item.name for item in fields(cls)} - {"secure", "gzip", "signal"}
         known |= {"insecure", "compression"}
         if strange := overrides.keys() - known:
             raise SettingsError(f"no OTLP setting is called {', '.join(sorted(strange))}")
-        reader = _Reader(environ, {k: v for k, v in overrides.items() if v is not None})
+        reader = _Otlp(environ, overrides, signal)
         protocol: Protocol = reader.otlp("protocol", _protocol) or "http/protobuf"
-        insecure = reader.otlp("insecure", _boolean) or False
+        insecure = reader.otlp("insecure", boolean) or False
         endpoint, secure = _endpoint(reader, protocol, insecure)
         found: dict[str, Any] = {
             "headers": reader.otlp("headers", _headers),
             "gzip": reader.otlp("compression", _compression),
-            "timeout_s": reader.otlp("timeout_s", _seconds, "TIMEOUT", _timeout),
+            "timeout_s": reader.otlp("timeout_s", seconds, "TIMEOUT", _timeout),
             "certificate": reader.otlp("certificate", str),
             "client_key": reader.otlp("client_key", str),
             "client_certificate": reader.otlp("client_certificate", str),
-            "queue_spans": reader.bsp("queue_spans", "MAX_QUEUE_SIZE", _count, _count),
-            "queue_bytes": reader.override("queue_bytes", _count),
-            "batch_spans": reader.bsp("batch_spans", "MAX_EXPORT_BATCH_SIZE", _count, _count),
-            "schedule_delay_s": reader.bsp(
-                "schedule_delay_s", "SCHEDULE_DELAY", _seconds, _milliseconds
-            ),
-            "export_timeout_s": reader.bsp(
-                "export_timeout_s", "EXPORT_TIMEOUT", _seconds, _milliseconds
-            ),
+            "queue_spans": reader.bsp("queue_spans", "MAX_QUEUE_SIZE"),
+            "queue_bytes": reader.override("queue_bytes", count),
+            "batch_spans": reader.bsp("batch_spans", "MAX_EXPORT_BATCH_SIZE"),
+            "schedule_delay_s": reader.pace("schedule_delay_s", DELAYS),
+            "export_timeout_s": reader.pace("export_timeout_s", TIMEOUTS),
         }
+        if signal == "metrics" and found["schedule_delay_s"] is None:
+            found["schedule_delay_s"] = INTERVAL_S
         return cls(
+            signal=signal,
             protocol=protocol,
             endpoint=endpoint,
             secure=secure,
@@ -134,33 +149,23 @@ class OtlpSettings:
         )
 
 
-class _Reader:
-    """Looks a setting up; None if it is nowhere, or bad in the environment."""
+class _Otlp(Reader):
+    """Knows which variables hold what for one signal."""
 
-    def __init__(self, environ: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
-        self._environ = environ
-        self._overrides = overrides
+    def __init__(
+        self, environ: Mapping[str, str], overrides: Mapping[str, Any], signal: Signal
+    ) -> None:
+        super().__init__(environ, overrides)
+        self.signal: Final = signal
+        self.path: Final = PATHS[signal]
+        self.own: Final = f"OTEL_EXPORTER_OTLP_{signal.upper()}_"
 
     def override(self, name: str, parse: Callable[[str], T]) -> T | None:
         value = self._overrides.get(name)
-        if value is None:
-            return None
-        if name == "headers" and not isinstance(value, str):
-            value = ",".join(f"{key}={text}" for key, text in dict(value).items())
-        try:
-            return parse(str(value))
-        except ValueError as problem:
-            raise SettingsError(f"{name}: {problem}") from None
-
-    def variable(self, name: str, parse: Callable[[str], T]) -> T | None:
-        value = self._environ.get(name, "").strip()
-        if not value:  # the specification: empty is unset
-            return None
-        try:
-            return parse(value)
-        except ValueError as problem:
-            logger.warning("%s is ignored: %s", name, problem)
-            return None
+        if name == "headers" and value is not None and not isinstance(value, str):
+            text = ",".join(f"{key}={text}" for key, text in dict(value).items())
+            return Reader({}, {name: text}).override(name, parse)
+        return super().override(name, parse)
 
     def otlp(
         self,
@@ -169,28 +174,21 @@ class _Reader:
         suffix: str = "",
         parse_variable: Callable[[str], T] | None = None,
     ) -> T | None:
-        """An override, else the variable for traces, else the one for all signals."""
-        value = self.override(name, parse)
-        for prefix in ("OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"):
-            if value is None:
-                variable = prefix + (suffix or name.upper())
-                value = self.variable(variable, parse_variable or parse)
-        return value
+        """An override, else the variable for the signal, else the one for all signals."""
+        suffix = suffix or name.upper()
+        variables = self.own + suffix, "OTEL_EXPORTER_OTLP_" + suffix
+        return self.first(name, parse, *variables, parse_variable=parse_variable)
 
-    def bsp(
-        self,
-        name: str,
-        suffix: str,
-        parse: Callable[[str], T],
-        parse_variable: Callable[[str], T],
-    ) -> T | None:
-        value = self.override(name, parse)
-        if value is None:
-            value = self.variable(f"OTEL_BSP_{suffix}", parse_variable)
-        return value
+    def bsp(self, name: str, suffix: str) -> int | None:
+        """A number that only batches of spans have."""
+        variables = (f"OTEL_BSP_{suffix}",) if self.signal == "traces" else ()
+        return self.first(name, count, *variables)
+
+    def pace(self, name: str, variables: Mapping[Signal, str]) -> float | None:
+        return self.first(name, seconds, variables[self.signal], parse_variable=milliseconds)
 
 
-def _endpoint(reader: _Reader, protocol: Protocol, insecure: bool) -> tuple[str, bool]:
+def _endpoint(reader: _Otlp, protocol: Protocol, insecure: bool) -> tuple[str, bool]:
     """What to connect to (empty: the default), and whether by TLS."""
     if protocol == "grpc":
         found = reader.otlp("endpoint", lambda value: _target(value, insecure=insecure))
@@ -202,14 +200,18 @@ def _endpoint(reader: _Reader, protocol: Protocol, insecure: bool) -> tuple[str,
 
     def base(value: str) -> str:
         url = _url(value)
-        return url._replace(path=url.path.rstrip("/") + TRACES_PATH).geturl()
+        return url._replace(path=url.path.rstrip("/") + reader.path).geturl()
 
     def flag(value: str) -> str:
-        return signal(value) if _url(value).path.endswith(TRACES_PATH) else base(value)
+        url = _url(value)
+        path = url.path
+        for known in PATHS.values():  # one flag may be meant for both signals
+            path = path.removesuffix(known)
+        return base(url._replace(path=path).geturl())
 
     endpoint = (
         reader.override("endpoint", flag)
-        or reader.variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", signal)
+        or reader.variable(reader.own + "ENDPOINT", signal)
         or reader.variable("OTEL_EXPORTER_OTLP_ENDPOINT", base)
         or ""
     )
@@ -243,47 +245,22 @@ def _target(value: str, *, insecure: bool) -> tuple[str, bool]:
 
 
 def _protocol(value: str) -> Protocol:
-    match value:
-        case "grpc" | "http/protobuf":
-            return value
+    match value.lower():
+        case "grpc" | "http/protobuf" as protocol:
+            return protocol
         case "http/json":
             raise ValueError("http/json is not spoken here: use grpc or http/protobuf")
     raise ValueError(f"{value!r} is neither grpc nor http/protobuf")
 
 
-def _boolean(value: str) -> bool:
-    if value.lower() not in {"true", "false"}:
-        raise ValueError(f"{value!r} is neither true nor false")
-    return value.lower() == "true"
-
-
 def _compression(value: str) -> bool:
-    if value not in {"gzip", "none"}:
+    if value.lower() not in {"gzip", "none"}:
         raise ValueError(f"{value!r} is neither gzip nor none")
-    return value == "gzip"
-
-
-def _count(value: str) -> int:
-    number = int(value) if re.fullmatch(r"[0-9]{1,12}", value) else 0
-    if number < 1:
-        raise ValueError(f"{value!r} is no number of at least 1")
-    return number
-
-
-def _seconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) or not float(value):
-        raise ValueError(f"{value!r} is no number of seconds above 0")
-    return float(value)
-
-
-def _milliseconds(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}", value) or not int(value):
-        raise ValueError(f"{value!r} is no number of milliseconds above 0")
-    return int(value) / 1000
+    return value.lower() == "gzip"
 
 
 def _timeout(value: str) -> float:
-    seconds = _milliseconds(value)
+    meant = milliseconds(value)
     if int(value) < LIKELY_SECONDS:
         logger.warning(
             "The OTLP timeout of %s is taken as milliseconds, as the specification has it. "
@@ -291,7 +268,7 @@ def _timeout(value: str) -> float:
             value,
             value,
         )
-    return seconds
+    return meant
 
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2

@@ -6,14 +6,29 @@ OTel: https://opentelemetry.io/docs/specs/otlp/ 1.11.0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
-from exporters.settings import OtlpSettings
+from exporters.settings import PATHS, OtlpSettings, Signal
 
 MAX_MESSAGE: Final = 300
 """Characters of a backend's words that are passed on to the log."""
+
+UNSUPPORTED: Final[Mapping[Signal, str]] = {
+    "traces": "Is it an OTLP receiver? With HTTP the path is part of the endpoint; most want"
+    f" {PATHS['traces']}.",
+    "metrics": "Jaeger and Tempo take traces only: let Prometheus scrape metrics from wirespan,"
+    " or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT to a Collector, or to Prometheus (path"
+    " /api/v1/otlp/v1/metrics).",
+}
+"""What to do about a backend that takes no such signal."""
+TOO_LARGE: Final[Mapping[Signal, str]] = {
+    "traces": "Lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE or raise the backend's limit.",
+    "metrics": "Raise the backend's limit.",
+}
+"""What to do about requests that are too large for a backend."""
 
 
 class Verdict(Enum):
@@ -25,6 +40,8 @@ class Verdict(Enum):
     """Would be refused again: never retried."""
     TOO_LARGE = "too large"
     """Refused for its size: in halves it may pass."""
+    UNSUPPORTED = "unsupported"
+    """Refused for its kind: the backend takes no such signal, or not at this address."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,7 +54,7 @@ class Answer:
     message: str = ""
     """What else is known, for the log."""
     rejected: int = 0
-    """Spans of an accepted request that the backend threw away (partial success)."""
+    """Spans, or data points, of an accepted request that the backend threw away."""
     retry_after_s: float | None = None
     """How long the backend asks to be left alone."""
     remedy: str = ""
@@ -77,7 +94,7 @@ def open_transport(settings: OtlpSettings) -> Transport:
 
 
 def accepted(response: bytes) -> Answer:
-    """Read an ExportTraceServiceResponse."""
+    """Read an ExportTraceServiceResponse, or the one for metrics: its numbers are the same."""
     if not response:  # all there is to say in the usual case
         return ACCEPTED
     from google.protobuf.message import DecodeError  # noqa: PLC0415

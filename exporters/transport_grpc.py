@@ -7,7 +7,7 @@ Spec: google/rpc/error_details.proto (RetryInfo)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,11 +16,23 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from exporters.environment import SettingsError
 from exporters.semconv import USER_AGENT
-from exporters.settings import DEFAULT_PORTS, OtlpSettings, SettingsError
-from exporters.transport import Answer, Transport, Verdict, accepted, shorten
+from exporters.settings import DEFAULT_PORTS, OtlpSettings, Signal
+from exporters.transport import (
+    TOO_LARGE,
+    UNSUPPORTED,
+    Answer,
+    Transport,
+    Verdict,
+    accepted,
+    shorten,
+)
 
-METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+METHODS: Final[Mapping[Signal, str]] = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
 DETAILS: Final = "grpc-status-details-bin"
 
 RETRYABLE: Final = frozenset(
@@ -46,15 +58,15 @@ OPTIONS: Final = (
 REMEDIES: Final = {
     grpc.StatusCode.UNAUTHENTICATED: "Set OTEL_EXPORTER_OTLP_HEADERS to what the backend wants.",
     grpc.StatusCode.PERMISSION_DENIED: "Set OTEL_EXPORTER_OTLP_HEADERS to what the backend wants.",
-    grpc.StatusCode.UNIMPLEMENTED: "The backend takes no traces by OTLP at this address.",
     grpc.StatusCode.DEADLINE_EXCEEDED: "Is the backend overloaded, or a firewall in between?",
 }
 
 
 class GrpcTransport(Transport):
-    """Calls TraceService/Export."""
+    """Calls Export of the signal's service."""
 
     def __init__(self, settings: OtlpSettings) -> None:
+        self._signal: Signal = settings.signal
         self._target = settings.target
         self._secure = settings.secure
         compression = grpc.Compression.Gzip if settings.gzip else grpc.Compression.NoCompression
@@ -65,7 +77,7 @@ class GrpcTransport(Transport):
         else:
             self._channel = grpc.insecure_channel(settings.endpoint, OPTIONS, compression)
         self._metadata = settings.headers
-        self._export: Callable[..., bytes] = self._channel.unary_unary(METHOD)
+        self._export: Callable[..., bytes] = self._channel.unary_unary(METHODS[settings.signal])
 
     def send(self, body: bytes, timeout_s: float) -> Answer:
         try:
@@ -94,7 +106,9 @@ class GrpcTransport(Transport):
                 verdict = Verdict.RETRY
             elif "larger than max" in words:  # grpc-go and grpc-core say it so
                 verdict = Verdict.TOO_LARGE
-                remedy = "Lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE or raise the backend's limit."
+                remedy = TOO_LARGE[self._signal]
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            verdict, remedy = Verdict.UNSUPPORTED, UNSUPPORTED[self._signal]
         if code is grpc.StatusCode.UNAVAILABLE:
             remedy = self._unavailable(words)
         return Answer(

@@ -21,11 +21,23 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from exporters.environment import SettingsError
 from exporters.semconv import USER_AGENT
-from exporters.settings import DEFAULT_PORTS, OtlpSettings, SettingsError
-from exporters.transport import MAX_MESSAGE, Answer, Transport, Verdict, accepted, shorten
+from exporters.settings import DEFAULT_PORTS, OtlpSettings
+from exporters.transport import (
+    MAX_MESSAGE,
+    TOO_LARGE,
+    UNSUPPORTED,
+    Answer,
+    Transport,
+    Verdict,
+    accepted,
+    shorten,
+)
 
 RETRYABLE: Final = frozenset({429, 502, 503, 504})
+NOT_HERE: Final = frozenset({404, 405})
+"""Not Found, Method Not Allowed: nothing takes the signal at this path."""
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 GZIP_LEVEL: Final = 1
 """Spans shrink to a tenth at once; higher levels take three times as long for little more."""
@@ -34,9 +46,6 @@ GZIP_FORMAT: Final = 31  # zlib.h deflateInit2: 15 bits of window, + 16 for a gz
 REMEDIES: Final = {
     401: "Set OTEL_EXPORTER_OTLP_HEADERS to what the backend wants.",
     403: "Set OTEL_EXPORTER_OTLP_HEADERS to what the backend wants.",
-    404: "The path is part of the endpoint; most backends want /v1/traces.",
-    405: "The path is part of the endpoint; most backends want /v1/traces.",
-    413: "Lower OTEL_BSP_MAX_EXPORT_BATCH_SIZE or raise the backend's limit.",
     415: "The backend does not take protobuf: check that it is an OTLP receiver.",
 }
 
@@ -140,14 +149,16 @@ class HttpTransport(Transport):
         form = response.headers.get_content_type()
         if 200 <= status < 300:
             return accepted(content if form == "application/x-protobuf" else b"")
+        remedy = REMEDIES.get(status, "")
         if status == 413:
-            verdict = Verdict.TOO_LARGE
+            verdict, remedy = Verdict.TOO_LARGE, TOO_LARGE[self._settings.signal]
+        elif status in NOT_HERE:
+            verdict, remedy = Verdict.UNSUPPORTED, UNSUPPORTED[self._settings.signal]
         elif status in RETRYABLE:
             verdict = Verdict.RETRY
         else:
             verdict = Verdict.REFUSED
         message = _words(form, content)
-        remedy = REMEDIES.get(status, "")
         if 300 <= status < 400:
             remedy = f"Set the endpoint to {shorten(response.headers.get('Location', 'that'))}."
         return Answer(

@@ -37,7 +37,8 @@ def no_settings(monkeypatch):
 @contextmanager
 def agent(*flags, source="auto"):
     """A running agent; its words are read when it has ended."""
-    command = [WIRESPAN, "agent", "--no-tls", "--source", source, *flags]
+    command = [WIRESPAN, "agent", "--no-tls", "--no-metrics", "--socket", "none"]
+    command += ["--source", source, *flags]
     with running(command, stderr=subprocess.PIPE, text=True) as program:
         line = program.stderr.readline()
         assert line.startswith("Capturing"), line + program.stderr.read()

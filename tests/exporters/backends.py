@@ -9,6 +9,7 @@ import http.server
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -62,12 +63,19 @@ class Request:
 
 
 class HttpBackend:
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.requests: list[Request] = []
+        self.accepted: list[Request] = []
+        """Those of them that were answered with 200."""
         self.replies: list[Reply] = []
+        self.reply = Reply()
+        """What is said when `replies` are used up."""
+        self.delay_s = 0.0
+        """What an answer takes."""
         self.release = threading.Event()
         """Answers wait for it."""
         self.release.set()
+        self._connections: set[socket.socket] = set()
         backend = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -76,9 +84,13 @@ class HttpBackend:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                backend.requests.append(Request(self.headers, body, self.path, self.client_address))
+                request = Request(self.headers, body, self.path, self.client_address)
+                backend.requests.append(request)
                 backend.release.wait(10)
-                reply = backend.replies.pop(0) if backend.replies else Reply()
+                time.sleep(backend.delay_s)
+                reply = backend.replies.pop(0) if backend.replies else backend.reply
+                if reply.status == 200:
+                    backend.accepted.append(request)
                 if reply is DISCONNECT:
                     self.close_connection = True
                     return
@@ -91,8 +103,10 @@ class HttpBackend:
                 self.wfile.write(reply.body)
 
             def handle(self) -> None:
-                with contextlib.suppress(OSError):
+                backend._connections.add(self.connection)
+                with contextlib.suppress(OSError, ValueError):  # closed under our hands
                     super().handle()
+                backend._connections.discard(self.connection)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -112,7 +126,7 @@ class HttpBackend:
                     request.shutdown(socket.SHUT_RDWR)
                 self.close_request(request)
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -123,16 +137,22 @@ class HttpBackend:
     def spans(self) -> list[bytes]:
         return span_ids(*(request.message for request in self.requests))
 
+    def accepted_spans(self) -> list[bytes]:
+        return span_ids(*(request.message for request in self.accepted))
+
     def close(self) -> None:
         self.release.set()
         self._server.shutdown()
         self._thread.join()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
 
 
 @contextlib.contextmanager
-def http_backend(context: ssl.SSLContext | None = None) -> Iterator[HttpBackend]:
-    backend = HttpBackend(context)
+def http_backend(context: ssl.SSLContext | None = None, port: int = 0) -> Iterator[HttpBackend]:
+    backend = HttpBackend(context, port)
     try:
         yield backend
     finally:
@@ -146,6 +166,8 @@ class GrpcBackend:
         self.bodies: list[bytes] = []
         self.metadata: list[dict[str, str]] = []
         self.replies: list[Any] = []
+        self.reply: Any = b""
+        """What is said when `replies` are used up."""
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         handler = grpc.unary_unary_rpc_method_handler(self._export)
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -162,7 +184,7 @@ class GrpcBackend:
     def _export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         self.bodies.append(body)
         self.metadata.append(dict(context.invocation_metadata()))
-        reply = self.replies.pop(0) if self.replies else b""
+        reply = self.replies.pop(0) if self.replies else self.reply
         if callable(reply):
             reply = reply()
         if isinstance(reply, bytes):

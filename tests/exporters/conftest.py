@@ -7,6 +7,12 @@ from types import SimpleNamespace
 import pytest
 import trustme
 
+from exporters import attempts
+from exporters.otlp import OtlpExporter
+from exporters.settings import OtlpSettings
+from exporters.spool import Spool
+from tests.exporters.backends import http_backend
+
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
@@ -43,3 +49,40 @@ def pki(tmp_path_factory):
 
     files.context = context
     return files
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """A hundredth of what they are."""
+    monkeypatch.setattr(attempts, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(attempts, "MAX_BACKOFF_S", 0.1)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    made = Spool(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def backend():
+    with http_backend() as made:
+        yield made
+
+
+@pytest.fixture
+def exporter(request):
+    """Makes exporters whose lingering is longer than any test, and closes them.
+
+    They have one sender, so that requests come in order.
+    """
+
+    def make(endpoint, *, spool=None, senders=1, **overrides):
+        values = {"schedule_delay_s": 100, **overrides}
+        settings = OtlpSettings.from_environment({}, endpoint=endpoint, **values)
+        made = OtlpExporter(settings, spool=spool, senders=senders)
+        request.addfinalizer(made.close)
+        return made
+
+    return make

@@ -19,54 +19,18 @@ from tests.exporters.backends import (
     Reply,
     free_port,
     grpc_backend,
-    http_backend,
     response,
 )
-
-
-@pytest.fixture
-def backend():
-    with http_backend() as made:
-        yield made
-
-
-@pytest.fixture
-def exporter(request):
-    """Makes exporters whose lingering is longer than any test, and closes them."""
-
-    def make(endpoint, **overrides):
-        values = {"schedule_delay_s": 100, **overrides}
-        settings = OtlpSettings.from_environment({}, endpoint=endpoint, **values)
-        made = OtlpExporter(settings)
-        request.addfinalizer(made.close)
-        return made
-
-    return make
-
-
-def some(count, first=1):
-    return [samples.span(n) for n in range(first, first + count)]
-
-
-def ids(spans):
-    return [span.span_id for span in spans]
+from tests.exporters.functional import balance, ids, some, wait_until
 
 
 def counts(exporter):
     return {name: count for name, count in exporter.counters().items() if count}
 
 
-def balance(counters):
-    """Received minus everything that became of it."""
-    fates = [n for n in COUNTERS if n.startswith("spans_") and n != "spans_received"]
-    return counters["spans_received"] - sum(counters[name] for name in fates)
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in 5 s"
-        time.sleep(0.002)
+def attempts(exporter):
+    """Of its first sender."""
+    return exporter._senders._senders[0].attempts
 
 
 def test_flush_sends_what_is_queued(backend, exporter):
@@ -128,7 +92,7 @@ def test_a_full_queue_drops_the_oldest_and_never_blocks(backend, exporter, caplo
     backend.release.set()
     assert sender.flush(5)
     assert backend.spans() == ids(some(5) + some(20, 86))
-    assert balance(sender.counters()) == 0
+    assert balance(sender) == 0
 
 
 def test_the_queue_is_bounded_in_bytes_too(backend, exporter):
@@ -167,7 +131,7 @@ def test_mixed_answers_are_counted_by_name(backend, exporter):
 def test_a_flush_cuts_a_pause_short(backend, exporter):
     backend.replies.append(Reply(503))
     sender = exporter(backend.url(), batch_spans=1)
-    sender._delivery._pause = lambda pause_s, asked: sender._delivery._wait(1000, asked)
+    attempts(sender)._pause = lambda pause_s, asked: attempts(sender)._wait(1000, asked)
     sender.export(some(1))
     wait_until(lambda: sender.counters()["retries"])
     assert sender.flush(5)
@@ -189,7 +153,7 @@ def test_a_flush_does_not_cut_what_the_backend_asked_for(backend, exporter):
 
 def test_an_outage_ends(backend, exporter):
     sender = exporter(backend.url())
-    sender._delivery._pause = lambda *_: None
+    attempts(sender)._pause = lambda *_: None
     backend.replies += [Reply(503), DISCONNECT, Reply(429), Reply(502)]
     spans = some(3)
     sender.export(spans)
@@ -211,9 +175,9 @@ def test_a_flush_to_nowhere_ends_in_time_and_close_counts_the_rest(exporter, cap
     assert not sender.flush(0.1)
     sender.close()
     assert time.monotonic() - started < 1
-    assert not sender._thread.is_alive()
+    assert not any(each.thread.is_alive() for each in sender._senders._senders)
     assert sender.counters()["spans_dropped_shutdown"] == 35
-    assert balance(sender.counters()) == 0
+    assert balance(sender) == 0
     assert (
         f"OTLP: connection refused at localhost:{port}: [Errno 111] Connection refused; "
         "will be tried again. Is a collector listening there?"
@@ -232,7 +196,7 @@ def test_close_does_not_wait_for_a_backend_that_sleeps(backend, exporter):
 
 
 def test_a_sender_that_nothing_can_wake_is_left_behind(monkeypatch):
-    monkeypatch.setattr("exporters.otlp.CLOSE_S", 0.02)
+    monkeypatch.setattr("exporters.senders.CLOSE_S", 0.02)
     leave = threading.Event()
 
     class Stuck:
@@ -242,13 +206,14 @@ def test_a_sender_that_nothing_can_wake_is_left_behind(monkeypatch):
 
         abort = close = lambda self: None
 
-    sender = OtlpExporter(OtlpSettings(batch_spans=2), Stuck())
+    sender = OtlpExporter(OtlpSettings(batch_spans=2), Stuck)
     sender.export(some(5))
     wait_until(lambda: sender._queue.in_flight)
     sender.close()
     assert counts(sender) == {"spans_received": 5, "spans_dropped_shutdown": 5}
     leave.set()
-    sender._thread.join(5)
+    for each in sender._senders._senders:
+        each.thread.join(5)
     assert counts(sender) == {"spans_received": 5, "spans_dropped_shutdown": 5}
 
 
@@ -287,6 +252,34 @@ class TestFromOptions:
         assert sender.settings.schedule_delay_s == 0.123
         assert sender.settings.batch_spans == 7
         sender.close()
+
+    def test_a_spool_is_had_by_its_directory(self, backend, tmp_path):
+        options = {"endpoint": backend.url(), "spool": str(tmp_path / "a" / "b")}
+        sender = OtlpExporter.from_options({**options, "spool_bytes": "2000000"})
+        with pytest.raises(SettingsError, match="in use"):
+            OtlpExporter.from_options(options)
+        sender.close()
+        OtlpExporter.from_options(options).close()
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"spool_bytes": "2000000"}, "no use without"),
+            ({"spool": "/tmp/x", "spool_bytes": "10"}, "at least"),
+            ({"spool": "/tmp/x", "spool_bytes": "2M"}, "'2M' is no number"),
+            ({"spool": "/proc/nowhere"}, "cannot make the spool"),
+            ({"spool": "/"}, "confidential"),
+        ],
+    )
+    def test_a_bad_spool_is_an_error(self, options, words):
+        with pytest.raises(SettingsError, match=words):
+            OtlpExporter.from_options(options)
+
+    def test_settings_that_are_bad_leave_the_spool_to_others(self, tmp_path):
+        options = {"spool": str(tmp_path / "spool"), "endpoint": "https://localhost"}
+        with pytest.raises(SettingsError, match="cannot use"):
+            OtlpExporter.from_options({**options, "certificate": "/no/such/file"})
+        OtlpExporter.from_options(options).close()
 
     def test_a_bad_option_is_an_error(self):
         with pytest.raises(SettingsError, match="compression"):

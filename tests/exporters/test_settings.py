@@ -85,6 +85,11 @@ def test_scheme_then_insecure_decide_about_tls_of_grpc(value, insecure, expected
     assert (settings.endpoint, settings.secure) == expected
 
 
+def test_names_out_of_a_list_are_taken_in_any_case():
+    settings = read({"PROTOCOL": "GRPC", "COMPRESSION": "Gzip"})
+    assert (settings.protocol, settings.gzip) == ("grpc", True)
+
+
 def test_insecure_does_not_concern_a_url():
     assert read({"ENDPOINT": "https://c", "INSECURE": "true"}).secure
 
@@ -217,3 +222,70 @@ def test_a_timeout_that_was_meant_as_seconds_is_pointed_out(caplog):
     assert read({"TIMEOUT": "10"}).timeout_s == 0.01
     assert "milliseconds" in caplog.text
     assert "10000" in caplog.text
+
+
+class TestMetrics:
+    def test_defaults_are_those_of_the_specification(self):
+        settings = read(signal="metrics")
+        assert settings.signal == "metrics"
+        assert settings.endpoint == "http://localhost:4318/v1/metrics"
+        assert settings.schedule_delay_s == 60
+        assert settings.export_timeout_s == 30
+        assert OtlpSettings(signal="metrics").endpoint == settings.endpoint
+
+    @pytest.mark.parametrize(
+        ("environ", "endpoint"),
+        [
+            ({"ENDPOINT": "http://c/base/"}, "http://c/base/v1/metrics"),
+            ({"METRICS_ENDPOINT": "http://c/mine"}, "http://c/mine"),
+            ({"METRICS_ENDPOINT": "http://c"}, "http://c/"),
+            ({"TRACES_ENDPOINT": "http://c/mine"}, "http://localhost:4318/v1/metrics"),
+        ],
+    )
+    def test_only_the_general_endpoint_gets_a_path(self, environ, endpoint):
+        assert read(environ, signal="metrics").endpoint == endpoint
+
+    @pytest.mark.parametrize(
+        "flag", ["http://c", "http://c/", "http://c/v1/traces", "http://c/v1/metrics"]
+    )
+    def test_one_endpoint_flag_serves_both_signals(self, flag):
+        assert read(endpoint=flag, signal="metrics").endpoint == "http://c/v1/metrics"
+        assert read(endpoint=flag).endpoint == "http://c/v1/traces"
+
+    def test_their_own_variables_come_first_and_those_for_traces_do_not_count(self):
+        settings = read(
+            {
+                "PROTOCOL": "http/protobuf",
+                "METRICS_PROTOCOL": "grpc",
+                "TRACES_PROTOCOL": "http/protobuf",
+                "HEADERS": "a=1",
+                "METRICS_HEADERS": "b=2",
+                "TRACES_COMPRESSION": "gzip",
+                "METRICS_TIMEOUT": "2500",
+                "METRICS_INSECURE": "true",
+                "METRICS_ENDPOINT": "c:4317",
+            },
+            signal="metrics",
+        )
+        assert (settings.protocol, settings.endpoint) == ("grpc", "c:4317")
+        assert settings.headers == (("b", "2"),)
+        assert not settings.secure
+        assert not settings.gzip
+        assert settings.timeout_s == 2.5
+
+    def test_their_pace_has_variables_of_its_own(self, caplog):
+        environ = {
+            "OTEL_METRIC_EXPORT_INTERVAL": "10000",
+            "OTEL_METRIC_EXPORT_TIMEOUT": "5000",
+            "OTEL_BSP_SCHEDULE_DELAY": "1",
+            "OTEL_BSP_EXPORT_TIMEOUT": "2",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "none of theirs",
+        }
+        settings = OtlpSettings.from_environment(environ, signal="metrics")
+        assert (settings.schedule_delay_s, settings.export_timeout_s) == (10, 5)
+        assert not caplog.records
+
+    def test_flags_come_before_the_environment(self):
+        environ = {"OTEL_METRIC_EXPORT_INTERVAL": "10000"}
+        settings = OtlpSettings.from_environment(environ, "metrics", schedule_delay_s="15")
+        assert settings.schedule_delay_s == 15

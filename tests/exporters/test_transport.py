@@ -44,3 +44,15 @@ def test_what_is_not_otlp_is_accepted_with_a_warning():
 )
 def test_words_fit_on_one_line_of_a_log(words, line):
     assert shorten(words) == line
+
+
+def test_a_partial_success_of_metrics_is_read_as_well():
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+        ExportMetricsPartialSuccess,
+        ExportMetricsServiceResponse,
+    )
+
+    partial = ExportMetricsPartialSuccess(rejected_data_points=7, error_message="too old")
+    body = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
+    answer = accepted(body)
+    assert (answer.verdict, answer.rejected, answer.message) == (Verdict.ACCEPTED, 7, "too old")

@@ -9,7 +9,7 @@ import pytest
 from exporters.otlp_wire import RequestEncoder, SpanEncoder
 from exporters.settings import OtlpSettings, SettingsError
 from exporters.transport import Verdict, open_transport
-from exporters.transport_grpc import METHOD
+from exporters.transport_grpc import METHODS
 from tests.exporters import samples
 from tests.exporters.backends import free_port, grpc_backend, response
 
@@ -49,8 +49,9 @@ def transport(backend, connect):
     return connect(f"http://localhost:{backend.port}", headers="Api-Key=a%20b")
 
 
-def test_the_method_is_that_of_the_official_stub():
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as official
+def test_the_methods_are_those_of_the_official_stubs():
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces
 
     seen = []
 
@@ -58,8 +59,17 @@ def test_the_method_is_that_of_the_official_stub():
         def unary_unary(self, method, **_):
             seen.append(method)
 
-    official.TraceServiceStub(Channel())
-    assert seen == [METHOD]
+    traces.TraceServiceStub(Channel())
+    metrics.MetricsServiceStub(Channel())
+    assert seen == [METHODS["traces"], METHODS["metrics"]]
+
+
+def test_metrics_go_to_a_service_that_a_backend_of_traces_lacks(backend, connect):
+    transport = connect(f"http://localhost:{backend.port}", signal="metrics")
+    answer = transport.send(b"", 5)
+    assert answer.verdict is Verdict.UNSUPPORTED
+    assert "take traces only" in answer.remedy
+    assert not backend.bodies
 
 
 def test_bytes_and_headers_pass_as_they_are(backend, transport):
@@ -80,7 +90,7 @@ def test_gzip(backend, connect):
 def test_exactly_the_retryable_codes_are_retryable(backend, transport, code):
     backend.replies.append(code)
     answer = transport.send(BODY, 5)
-    assert answer.verdict is (Verdict.RETRY if code in RETRYABLE else Verdict.REFUSED)
+    assert (answer.verdict is Verdict.RETRY) == (code in RETRYABLE)
     assert code.name in answer.cause
 
 

@@ -76,7 +76,7 @@ def test_retryable_codes(backend, connect, status):
     assert answer.cause == f"HTTP {status}"
 
 
-@pytest.mark.parametrize("status", [300, 301, 400, 401, 403, 404, 408, 500, 501, 505, 599])
+@pytest.mark.parametrize("status", [300, 301, 400, 401, 403, 408, 500, 501, 505, 599])
 def test_all_other_codes_are_final(backend, connect, status):
     backend.replies.append(Reply(status, headers={"Retry-After": "5"}))
     assert connect(backend.url()).send(BODY, 5).verdict is Verdict.REFUSED
@@ -321,3 +321,19 @@ class TestTls:
     def test_a_key_that_does_not_fit_is_named_at_once(self, pki, connect):
         with pytest.raises(SettingsError, match=r"client\.pem"):
             connect("https://c", client_certificate=pki.client, client_key=pki.authority)
+
+
+def test_metrics_go_to_their_own_path(backend, connect):
+    answer = connect(backend.url(), signal="metrics").send(BODY, 5)
+    assert answer.verdict is Verdict.ACCEPTED
+    assert [request.path for request in backend.requests] == ["/v1/metrics"]
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_a_backend_that_takes_no_such_signal_is_no_riddle(backend, connect, status):
+    backend.replies += [Reply(status)] * 2
+    metrics = connect(backend.url(), signal="metrics").send(BODY, 5)
+    traces = connect(backend.url()).send(BODY, 5)
+    assert metrics.verdict is traces.verdict is Verdict.UNSUPPORTED
+    assert "traces only" in metrics.remedy
+    assert "/v1/traces" in traces.remedy
