@@ -25,7 +25,7 @@ BPF_FORMATTED := $(filter-out bpf/vmlinux.h,$(wildcard bpf/*.c bpf/*.h))
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: $(STAMPS)/debian $(STAMPS)/python $(STAMPS)/bpf ## install what is missing: Debian packages, .venv, the BPF object
@@ -72,6 +72,15 @@ pytest: setup
 test-tls: setup ## TLS: each server with each client, over HTTP/1, HTTP/2 and gRPC
 	$(Q)$(BIN)/python -m pytest -m tls_matrix tests/end_to_end $(PYTEST_ARGS)
 
+.PHONY: test-load
+test-load: setup ## under load: what is made is seen or counted, and no program is harmed
+	$(Q)$(BIN)/python -m pytest -m load tests/end_to_end $(PYTEST_ARGS)
+
+.PHONY: test-backends
+test-backends: setup ## a real Jaeger, Collector and Prometheus (built or installed first), and an outage
+	$(Q).ci/backends
+	$(Q)$(BIN)/python -m pytest -m backends tests/end_to_end $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup ## ruff, mypy, import-linter, clang-format
 	$(Q)$(BIN)/ruff check $(QUIET)
@@ -89,6 +98,7 @@ fmt: setup ## format Python and C in place
 .PHONY: bench
 bench: setup ## measure: microseconds an exchange, nanoseconds a socket call, memory
 	$(Q)$(BIN)/python tests/bench.py
+	$(Q)$(BIN)/python tests/bench_export.py
 	$(Q)$(BIN)/python tests/bench_tls.py
 	$(Q)$(BIN)/python tests/parsers/bench_parsers.py
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ HERE: Final = Path(__file__).resolve().parent
 RECORDING: Final = HERE / "demo.wspan"
 WIRESPAN: Final = [str(Path(sys.executable).parent / "wirespan")]
 WIDTH: Final = 80
+OTLP_PORT: Final = 4318
+JAEGER: Final = "http://localhost:16686"
 SETTLE_S: Final = 0.3
 """After each step, so that what was seen of it is printed below its heading."""
 CUSTOMER_S: Final = 15
@@ -54,6 +57,8 @@ class Site:
     redis: bool = True
     postgresql: bool = True
     dns: bool = True
+    backend: bool = False
+    """Something takes OTLP on this machine, and gets the spans as well."""
 
 
 class Step(NamedTuple):
@@ -91,10 +96,12 @@ def main() -> int:
             raw = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".wspan"))
             command = [*WIRESPAN, "record", "-w", raw.name, "--force", *flags]
         else:
-            command = [*WIRESPAN, "watch", *flags]
+            site.backend = has_backend()
+            more = ["--map", *["--export otlp"] * site.backend]
+            command = [*WIRESPAN, "watch", *flags, *" ".join(more).split()]
             introduce(site)
             # Broken between flags, not between a flag and its value.
-            words = ["sudo wirespan watch", *("\0".join(pair) for pair in pairs)]
+            words = ["sudo wirespan watch", *("\0".join(pair) for pair in pairs), *more]
             lines = textwrap.wrap(
                 " ".join(words), WIDTH - 4, subsequent_indent="    ", break_on_hyphens=False
             )
@@ -184,11 +191,35 @@ def explain(site: Site) -> None:
         told.append("What curl and nginx encrypt was read where they hand it to OpenSSL.")
     told.append("Literals, the token and the card are not shown, and would not be recorded either.")
     print("\n" + textwrap.fill(" ".join(told), WIDTH))
+    print(f"\n{where_to_look(site)}")
     print(
         "\nNext:\n"
         "  sudo .venv/bin/wirespan watch                 what this machine says right now\n"
         "  sudo .venv/bin/wirespan watch -- curl -s URL  one command and its children\n"
-        "  sudo .venv/bin/wirespan agent --endpoint URL  the same as OTLP spans"
+        "  sudo .venv/bin/wirespan map                   who calls whom, in the next 10 s\n"
+        "  sudo .venv/bin/wirespan agent --endpoint URL  the same by OTLP, with metrics"
+    )
+
+
+def has_backend() -> bool:
+    """Whether something takes OTLP on this machine."""
+    with suppress(OSError), socket.create_connection((HOST, OTLP_PORT), timeout=0.2):
+        return True
+    return False
+
+
+def where_to_look(site: Site) -> str:
+    """What a backend shows of it."""
+    sent = (
+        "The spans went to the backend on this machine as well. If it is Jaeger, look at:"
+        if site.backend
+        else "With a Jaeger on this machine (examples/compose has one, with Tempo and\n"
+        "Grafana) the demo sends its spans there. Then look at:"
+    )
+    return (
+        f"{sent}\n"
+        f"  {JAEGER}/search?service=shop  the traces\n"
+        f"  {JAEGER}/dependencies         the same map (System Architecture)"
     )
 
 
@@ -200,7 +231,7 @@ def replay() -> int:
     for number, step in enumerate(story(site), 1):
         print(f"{number}. {step.heading}")
     print(flush=True)
-    code = subprocess.call([*WIRESPAN, "replay", str(RECORDING)])
+    code = subprocess.call([*WIRESPAN, "replay", str(RECORDING), "--map"])
     explain(site)
     return code
 

@@ -40,6 +40,7 @@ EXPORTERS_MAY_IMPORT = {
     "tracer.span",
     "tracer.export",
     "tracer.printable",
+    "tracer.telemetry",
     "parsers.model",
 }
 LIBBPF_MAY_BE_IMPORTED_BY = {

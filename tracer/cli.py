@@ -25,6 +25,7 @@ EXIT_INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "watch": "live",
     "agent": "live",
+    "map": "map",
     "record": "live",
     "replay": "offline",
     "explain": "explain",

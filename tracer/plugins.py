@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
 from tracer.export import Exporter
 
 GROUP: Final = "wirespan.exporters"
+HELPERS: Final = "wirespan.commands"
+"""Modules beside the exporters that a command calls by name, as it may not import them."""
 
 
 class ExporterError(Exception):
@@ -40,3 +42,14 @@ def make_exporter(name: str, options: Mapping[str, str]) -> Exporter:
         return exporter
     known = ", ".join(exporter_names()) or "none"
     raise ExporterError(f"no exporter is called {name}: installed are {known}")
+
+
+def load_helper(name: str) -> Any:
+    """The module that does for the command `name` what belongs to exporters.
+
+    Raises:
+        ExporterError: it is not installed.
+    """
+    for point in entry_points(group=HELPERS, name=name):
+        return point.load()
+    raise ExporterError(f"the command {name} is not installed in full: install wirespan again")

@@ -20,6 +20,7 @@ examples:
   sudo wirespan watch --status 5xx     what fails
   sudo wirespan watch -- curl -s URL   run a command and see what it says
   sudo wirespan agent --endpoint http://tempo:4318
+  sudo wirespan map                    who calls whom, how often and how well
   sudo wirespan record -w night.wspan  and later, anywhere, without root:
   wirespan replay night.wspan --latency '>100ms'
   wirespan doctor                      what works here, what does not, and why
@@ -40,13 +41,29 @@ examples:
   wirespan watch -w test.wspan -- ./run-tests.sh
 """,
     "agent": """\
-Every OTEL_EXPORTER_OTLP_* and OTEL_BSP_* variable works; a flag wins over it.
+Every OTEL_EXPORTER_OTLP_*, OTEL_BSP_*, OTEL_METRIC_* and OTEL_TRACES_SAMPLER*
+variable works; a flag wins over it. OTEL_SERVICE_NAME and
+OTEL_RESOURCE_ATTRIBUTES name the agent itself, never what it sees.
 SIGTERM sends what is queued and ends within ten seconds.
 
 examples:
   wirespan agent                       OTLP over HTTP to localhost:4318
   wirespan agent --protocol grpc --endpoint http://collector:4317
   wirespan agent --endpoint https://otlp.example.com --header api-key=secret
+  wirespan agent --sample 10% --spool /var/lib/wirespan --prometheus 9464
+  wirespan agent --export my_package:MySpanExporter
+""",
+    "map": """\
+The map of an agent is of its last hour; of a file, of all that is in it. A map
+in JSON can be kept and compared with a later one.
+
+examples:
+  sudo wirespan map                    of the running agent, or of the next 10s
+  sudo wirespan map --live --for 1m --port 5432
+  wirespan map incident.wspan -o mermaid
+  sudo wirespan map -o json > before.json
+  wirespan map --diff before.json after.json
+  sudo wirespan map -o dot | dot -Tsvg > map.svg
 """,
     "record": """\
 What no parser needs is not written: bodies, cookies, tokens, unknown protocols.
@@ -129,7 +146,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         """`-o, --output STYLE`, with what it takes said once."""
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
-        return f"{', '.join(action.option_strings)} {action.metavar}"
+        values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+        return " ".join([", ".join(action.option_strings), *map(str, values)])
 
     def _format_action(self, action: argparse.Action) -> str:
         """The commands without a line that only says that they are commands."""

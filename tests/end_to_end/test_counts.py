@@ -18,7 +18,7 @@ from tests.rig import nginx, running, wrk
 from tracer.events import Cause
 from tracer.span import SpanKind
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.load]
 
 STEADY_S = int(os.environ.get("WIRESPAN_LOAD_SECONDS", "5"))
 """The load at 10,000 a second; 30 gives the figure of the benchmark."""

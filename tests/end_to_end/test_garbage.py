@@ -19,7 +19,7 @@ import trustme
 from tests.end_to_end.counting import pace, watcher
 from tests.rig import watch
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.load]
 
 CONNECTIONS = 1_000
 

@@ -19,7 +19,7 @@ import pytest
 from tests.end_to_end.servers import ask, counting_connection
 from tests.rig import WIRESPAN, nginx, running, wait_until, watch
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.load]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ SEEN = {
     " Parse UPDATE stock ": "the stock is kept in memory",
     "✗23514 UPDATE stock ": "the stock is kept in memory",
     " nginx(": "customers ask the shop without a proxy",
+    "─ stock ": "",
+    "http://localhost:16686/dependencies": "",
 }
 """What lines show, and what the demo says where they cannot."""
 
@@ -80,6 +82,28 @@ def test_carried_recording_shows_every_hop_from_both_ends():
     services = {span["resource"]["service.name"] for span in found}
     assert services == {"curl", "nginx", "shop", "stock", "redis-server", "dnsmasq", "postgres"}
     assert {span["attributes"]["wirespan.completeness"] for span in found} == {"complete"}
+
+
+def test_carried_recording_joins_both_ends_of_every_hop():
+    by_id = {span["span_id"]: span for span in spans()}
+    assert len(by_id) == len(spans())
+    joined = []
+    for span in spans():
+        parent = by_id.get(span["parent_span_id"])
+        assert (parent is None) is (span["kind"] == "client")
+        if parent is not None:
+            assert parent["trace_id"] == span["trace_id"]
+            ends = [each["resource"]["service.name"] for each in (parent, span)]
+            assert [each["attributes"]["peer.service"] for each in (span, parent)] == ends
+            joined.append(tuple(ends))
+    assert set(joined) == {
+        ("curl", "nginx"),
+        ("nginx", "shop"),
+        ("shop", "stock"),
+        ("shop", "redis-server"),
+        ("shop", "dnsmasq"),
+        ("stock", "postgres"),
+    }
 
 
 def test_carried_recording_has_every_protocol():

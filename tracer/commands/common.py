@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that run a pipeline share: exporters, signals, the end of a run."""
+"""What the commands that run a pipeline share: parsers, filters, signals, the end of a run."""
 
 from __future__ import annotations
 
@@ -9,137 +9,23 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from parsers.model import Options, Parser
 from parsers.registry import Registry, UnknownParserError
-from tracer.export import Exporter
 from tracer.filters import SpanFilter, protocols_called
+from tracer.gate import Gate
 from tracer.pipeline import Pipeline
-from tracer.plugins import ExporterError, make_exporter
 from tracer.printable import printable
 from tracer.source import Source
-from tracer.span import Span
-from tracer.summary import Seen, summarise
+from tracer.summary import summarise
 
 METHODS_VARIABLE: Final = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
 """HTTP methods that may name a span, in place of the standard ones (semantic conventions)."""
-FLUSH_S: Final = 8.0
+FLUSH_S: Final = 7.0
 """For what is queued at the end; orchestrators kill after ten seconds or more."""
-
-log = logging.getLogger(__name__)
-
-
-class Gate(Exporter):
-    """Hands spans on until there were enough, and counts them."""
-
-    def __init__(self, exporters: Mapping[str, Exporter], limit: int | None) -> None:
-        self.exporters = dict(exporters)
-        self.seen = Seen()
-        self.full = False
-        self.failures: dict[str, int] = {}
-        """Spans that an exporter let fall by raising, by its name."""
-        self._left = limit
-        self._closed = False
-
-    def export(self, spans: Sequence[Span]) -> None:
-        if self._left is not None:
-            spans = spans[: self._left]
-            self._left -= len(spans)
-            self.full = self._left == 0
-        if not spans:
-            return
-        self.seen.add(spans)
-        for name, exporter in self.exporters.items():
-            try:
-                exporter.export(spans)
-            except OSError as error:
-                if name == "console":
-                    raise  # nobody reads it any more, or there is no room
-                self._failed(name, len(spans), error)
-            except Exception as error:  # noqa: BLE001 - logged; the other exporters go on
-                self._failed(name, len(spans), error)
-
-    def flush(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        done = True
-        for name, exporter in self.exporters.items():
-            try:
-                done &= exporter.flush(max(0.0, deadline - time.monotonic()))
-            except Exception as error:  # noqa: BLE001 - as in `export`
-                self._failed(name, 0, error)
-                done = False
-        return done
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            for name, exporter in self.exporters.items():
-                try:
-                    exporter.close()
-                except Exception as error:  # noqa: BLE001 - as in `export`
-                    self._failed(name, 0, error)
-
-    def _failed(self, name: str, spans: int, error: Exception) -> None:
-        """An exporter has let `spans` fall."""
-        if name not in self.failures:
-            log.error("exporter %s has failed", name, exc_info=error)
-        self.failures[name] = self.failures.get(name, 0) + spans
-
-    def counters(self) -> Mapping[str, int]:
-        return {}
-
-    def counters_by_exporter(self) -> dict[str, Mapping[str, int]]:
-        """Of each exporter, and what it let fall by raising."""
-        return {
-            name: {**each.counters(), "spans_dropped_fault": self.failures.get(name, 0)}
-            for name, each in self.exporters.items()
-        }
-
-
-def make_gate(arguments: Namespace, output: str | None) -> Gate:
-    """The exporters that the flags ask for.
-
-    Raises:
-        ExporterError: one of them cannot be had.
-    """
-    gate = Gate({}, getattr(arguments, "count", None))
-    try:
-        if output not in {None, "none"}:
-            options = {"style": str(output), "color": arguments.color}
-            gate.exporters["console"] = make_exporter("console", options)
-        for name in export_names(arguments):
-            options = _otlp_options(arguments) if name == "otlp" else {}
-            gate.exporters[name] = make_exporter(name, options)
-    except ExporterError:
-        gate.close()
-        raise
-    return gate
-
-
-def export_names(arguments: Namespace) -> list[str]:
-    """The exporters that the flags name; a flag of OTLP means that too."""
-    names = list(dict.fromkeys(arguments.export or arguments.export_default))
-    if _otlp_options(arguments) and "otlp" not in names:
-        names.append("otlp")
-    return names
-
-
-def _otlp_options(arguments: Namespace) -> dict[str, str]:
-    options = {
-        "endpoint": arguments.endpoint,
-        "protocol": arguments.protocol,
-        "compression": arguments.compression,
-    }
-    if arguments.header:
-        # As the environment variable has them, so a comma in a value is no separator.
-        options["headers"] = ",".join(
-            f"{quote(key)}={quote(value)}" for key, value in arguments.header
-        )
-    return {key: value for key, value in options.items() if value is not None}
 
 
 def span_protocols(registry: Registry) -> set[str]:
@@ -191,14 +77,14 @@ def load_registry(arguments: Namespace) -> Registry:
 
 
 class Interruptible:
-    """While it is entered, SIGINT and SIGTERM end the run in order; a second one at once."""
+    """While it is entered, SIGINT, SIGTERM and SIGHUP end the run in order; a second at once."""
 
     def __init__(self) -> None:
         self.requested = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._old[number] = signal.signal(number, self._request)
         return self
 
@@ -230,7 +116,8 @@ def finish(pipeline: Pipeline, gate: Gate, source: Source, began_s: float) -> No
     if not delivered:
         lines.append(f"not everything could be delivered within {FLUSH_S:.0f} s: see above")
     sys.stdout.flush()
-    sys.stderr.write("\n" + "".join(f"{line}\n" for line in lines))
+    with suppress(OSError):  # the terminal may be what has ended
+        sys.stderr.write("\n" + "".join(f"{line}\n" for line in lines))
 
 
 class PrintableFormatter(logging.Formatter):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`watch`, `agent` and `record`: what runs on the kernel's events."""
+"""`watch`, `agent`, `record` and a live `map`: what runs on the kernel's events."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import secrets
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
-from tracer.arguments import SNAPLEN
+from tracer.argument_groups import SNAPLEN
 from tracer.cgroups import resolve_cgroup, resolve_container
 from tracer.child import TracedCommand
 from tracer.commands.common import (
-    Gate,
     Interruptible,
-    export_names,
     finish,
     load_registry,
     log_to_stderr,
-    make_gate,
     span_filter,
 )
+from tracer.commands.outputs import BESIDE, make_gate, make_routes, observe
+from tracer.gate import Gate
+from tracer.health import Health
 from tracer.pipeline import POLL_S, Pipeline
 from tracer.probes import KernelSource, Settings
 from tracer.procfs import ProcessTable
@@ -42,23 +43,35 @@ PROGRESS_S: Final = 1.0
 def watch(arguments: Namespace) -> int:
     """Print exchanges as they end."""
     hint = "" if arguments.traced_command else " Ctrl+C ends it with a summary."
-    return _run(arguments, arguments.output, ready=f"Watching.{hint}")
+    ready = f"Watching.{hint}"
+    return run(arguments, lambda: make_gate(arguments, arguments.output), ready=lambda _: ready)
 
 
 def agent(arguments: Namespace) -> int:
     """Send exchanges to exporters until told to end."""
-    return _run(arguments, None, ready=f"Capturing, to {', '.join(export_names(arguments))}.")
+    return run(arguments, lambda: make_gate(arguments, None), ready=_destinations)
 
 
 def record(arguments: Namespace) -> int:
     """Write events to a file."""
     hint = "" if arguments.traced_command else " Ctrl+C ends it."
-    return _run(arguments, None, ready=f"Recording to {arguments.write}.{hint}")
+    ready = f"Recording to {arguments.write}.{hint}"
+    return run(arguments, lambda: Gate({}, None), ready=lambda _: ready)
 
 
-def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
+def _destinations(gate: Gate) -> str:
+    """What an agent says when it has begun."""
+    metrics = getattr(gate.exporters.get("metrics"), "endpoint", None)
+    served = "" if metrics is None else f" Metrics at {metrics.url}."
+    names = [name for name in gate.exporters if name not in BESIDE]
+    return f"Capturing, to {', '.join(names) or 'nobody'}.{served}"
+
+
+def run(arguments: Namespace, make: Callable[[], Gate], *, ready: Callable[[Gate], str]) -> int:
+    """Capture until something says enough; `make` gives the exporters, `ready` the first line."""
     log_to_stderr()
     registry = load_registry(arguments)
+    routes = make_routes(arguments)
     wanted = None
     if hasattr(arguments, "proto"):
         wanted = span_filter(arguments, registry).test()
@@ -69,14 +82,14 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
             # Before exporters have threads, for fork copies only one.
             command = TracedCommand(arguments.traced_command)
             stack.callback(command.end)
-        gate = make_gate(arguments, output) if hasattr(arguments, "export") else Gate({}, None)
+        gate = make()
         stack.callback(gate.close)
         settings = capture_settings(arguments, command)
         seed = secrets.randbits(64)
         processes = ProcessTable(service_names=dict(arguments.service_name))
         source = KernelSource(settings, processes)
         stack.callback(source.close)
-        for degraded in source.degraded:
+        for degraded in (*source.degraded, *gate.lacking):
             sys.stderr.write(f"wirespan: {degraded}\n")
         writer = None
         if getattr(arguments, "write", None):
@@ -90,15 +103,25 @@ def _run(arguments: Namespace, output: str | None, *, ready: str) -> int:
             )
             stack.callback(writer.close)
         pipeline = Pipeline(
-            writer or source, registry, [gate], seed=seed, writer=writer, want=wanted
+            writer or source,
+            registry,
+            [gate],
+            seed=seed,
+            writer=writer,
+            want=wanted,
+            routes=routes,
         )
+        pipeline.table.ignored = getattr(arguments, "socket", "")
+        health = Health(pipeline, gate, source=source, processes=processes, routes=routes)
+        stack.callback(health.close)
+        observe(gate, health.readings)
         began_s = time.monotonic()
         if command is None:
-            sys.stderr.write(f"{ready}\n")
+            sys.stderr.write(f"{ready(gate)}\n")
         elif not interrupt.requested:
             source.prepare(arguments.traced_command[0])
             command.release()
-        progress = arguments.command == "record" and sys.stderr.isatty()
+        progress = arguments.command in {"record", "map"} and sys.stderr.isatty()
         _loop(pipeline, gate, interrupt, command, arguments.duration_ns, progress=progress)
         _drain(pipeline, gate)
         pipeline.end()

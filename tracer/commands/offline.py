@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from argparse import ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -20,14 +21,16 @@ from tracer.commands.common import (
     finish,
     load_registry,
     log_to_stderr,
-    make_gate,
     refinements,
     span_filter,
     span_protocols,
 )
+from tracer.commands.outputs import make_gate, make_routes
 from tracer.doctor import examine
+from tracer.gate import Gate
 from tracer.pipeline import Pipeline
 from tracer.recording import RecordingError, open_source
+from tracer.span import Span
 
 MIN_CELL: Final = 10
 FIRST_WORDS: Final = re.compile(r"[^:;]*[^:;.]")
@@ -37,16 +40,29 @@ FIRST_WORDS: Final = re.compile(r"[^:;]*[^:;.]")
 def replay(arguments: Namespace) -> int:
     """Run a file through the same pipeline as live events."""
     log_to_stderr()
-    registry = load_registry(arguments)
-    wanted = span_filter(arguments, registry).test()
-    damage: RecordingError | None = None
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interruptible())
-        source = open_source("/dev/stdin" if arguments.file == "-" else arguments.file)
-        stack.callback(source.close)
+        registry = load_registry(arguments)
+        wanted = span_filter(arguments, registry).test()
         gate = make_gate(arguments, arguments.output)
         stack.callback(gate.close)
-        pipeline = Pipeline(source, registry, [gate], seed=source.seed, want=wanted)
+        return play(arguments, registry, gate, interrupt, wanted)
+
+
+def play(
+    arguments: Namespace,
+    registry: Registry,
+    gate: Gate,
+    interrupt: Interruptible,
+    wanted: Callable[[Span], bool] | None = None,
+) -> int:
+    """Run `arguments.file` through a pipeline to `gate`; 1 if the file is damaged."""
+    routes = make_routes(arguments)
+    damage: RecordingError | None = None
+    with ExitStack() as stack:
+        source = open_source("/dev/stdin" if arguments.file == "-" else arguments.file)
+        stack.callback(source.close)
+        pipeline = Pipeline(source, registry, [gate], seed=source.seed, want=wanted, routes=routes)
         began_s = time.monotonic()
         try:
             while pipeline.step(0.0) and not gate.full and not interrupt.requested:
