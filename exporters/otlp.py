@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from exporters import sampling
+from exporters.environment import SettingsError
 from exporters.otlp_wire import EncodedSpan, SpanEncoder
 from exporters.queue import SpanQueue
 from exporters.rare_log import RareLog
 from exporters.senders import MAX_SENDERS, Senders
-from exporters.settings import MAX_REQUEST_BYTES, OtlpSettings, SettingsError
+from exporters.settings import MAX_REQUEST_BYTES, OtlpSettings
 from exporters.spool import SPOOL_BYTES, Spool
 from exporters.transport import Transport, open_transport
 from tracer.export import Exporter

@@ -24,10 +24,11 @@ from typing import Final
 
 from exporters.attempts import Attempts, Outage
 from exporters.delivery import TIMEOUT, Batch, Delivered, P, Request, deliver, halves
+from exporters.environment import SettingsError
 from exporters.otlp_wire import EncodedSpan, RequestEncoder
 from exporters.queue import SpanQueue
 from exporters.rare_log import RareLog
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.settings import OtlpSettings
 from exporters.spool import Spool
 from exporters.transport import Transport
 

@@ -16,8 +16,6 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from exporters.environment import Reader, SettingsError, boolean, count, milliseconds, seconds
 
-__all__ = ["OtlpSettings", "SettingsError", "Signal"]
-
 logger = logging.getLogger(__name__)
 
 Protocol: TypeAlias = Literal["grpc", "http/protobuf"]

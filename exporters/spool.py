@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from exporters.delivery import Request
+from exporters.environment import SettingsError
 from exporters.rare_log import RareLog
 from exporters.segments import MAGIC, SUFFIX, CorruptError, Head, Segment, record
-from exporters.settings import SettingsError
 
 SPOOL_BYTES: Final = 256 * 1024 * 1024
 """About five million spans: 40 minutes at 2,000 spans a second."""

@@ -17,10 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench import Prepared, conversation
+from bench import Encoding, Prepared, conversation
 
 from exporters.metrics import MetricsExporter
-from exporters.otlp_wire import EncodedSpan, RequestEncoder, SpanEncoder
+from exporters.otlp_wire import EncodedSpan, RequestEncoder
 from exporters.sampling import sampled
 from exporters.service_map import MapExporter
 from exporters.settings import BATCH_SPANS
@@ -32,30 +32,20 @@ from tracer.span import Span
 ROUNDS = 7
 
 
-class Sending:
+class Sending(Encoding):
     """What the OTLP exporter does with spans, but for the network."""
 
     def __init__(self) -> None:
-        self.spans = SpanEncoder()
+        super().__init__()
         self.requests = RequestEncoder()
         self.waiting: list[EncodedSpan] = []
-        self.bytes = 0
 
     def export(self, spans: Sequence[Span]) -> None:
-        self.waiting += self.spans.encode(spans)
+        self.waiting += self.encoder.encode(spans)
         while len(self.waiting) >= BATCH_SPANS:
             batch, self.waiting = self.waiting[:BATCH_SPANS], self.waiting[BATCH_SPANS:]
             body = zlib.compress(self.requests.encode(batch), GZIP_LEVEL, GZIP_FORMAT)
             self.bytes += len(body)
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
-    def counters(self) -> dict[str, int]:
-        return {}
 
 
 class Keeping(Sending):

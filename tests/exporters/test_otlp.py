@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from exporters.environment import SettingsError
 from exporters.otlp import COUNTERS, OtlpExporter
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.settings import OtlpSettings
 from exporters.transport import ACCEPTED
 from tests.exporters import samples
 from tests.exporters.backends import (

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters import sampling
+from exporters.environment import SettingsError
 from exporters.none import NoneExporter
 from exporters.sampling import Policy, Sampled, sampled
-from exporters.settings import SettingsError
 from exporters.tracestate import NEVER, threshold_of
 from tests.exporters import samples
 from tracer.export import Exporter

@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from exporters import sdk
+from exporters.environment import SettingsError
 from exporters.sampling import Sampled
 from exporters.sdk import COUNTERS, SdkExporter, load
-from exporters.settings import SettingsError
 from tests.exporters import samples
 from tests.exporters.backends import Reply, http_backend
 

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from exporters.environment import SettingsError
 from exporters.otlp import OtlpExporter
 from exporters.senders import MAX_SENDERS
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.settings import OtlpSettings
 from exporters.spool import Spool
 from exporters.transport import ACCEPTED, Answer, Verdict
 from tests.exporters.functional import Backend, balance, exporter, ids, some, wait_until

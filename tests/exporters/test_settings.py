@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.environment import SettingsError
+from exporters.settings import OtlpSettings
 
 GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
+from exporters.environment import SettingsError
 from exporters.segments import HEAD, MAGIC, record
-from exporters.settings import SettingsError
 from exporters.spool import COUNTERS, Spool
 from tests.exporters.spools import balance, files, request_of
 

@@ -6,8 +6,9 @@ import threading
 import grpc
 import pytest
 
+from exporters.environment import SettingsError
 from exporters.otlp_wire import RequestEncoder, SpanEncoder
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.settings import OtlpSettings
 from exporters.transport import Verdict, open_transport
 from exporters.transport_grpc import METHODS
 from tests.exporters import samples

@@ -9,8 +9,9 @@ import time
 import pytest
 from google.rpc.status_pb2 import Status
 
+from exporters.environment import SettingsError
 from exporters.otlp_wire import RequestEncoder, SpanEncoder
-from exporters.settings import OtlpSettings, SettingsError
+from exporters.settings import OtlpSettings
 from exporters.transport import Verdict, open_transport
 from exporters.transport_http import retry_after
 from tests.exporters import samples
