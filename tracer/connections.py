@@ -350,6 +350,7 @@ class ConnectionTable:
         connection = self.connections.pop(event.cookie, None)
         if connection is None:
             return
+        self.ends.remove(connection)
         self._links.ended(connection)
         session = connection.session
         if session is None or connection.whole or connection.judged:
@@ -526,6 +527,7 @@ class ConnectionTable:
 
     def _forget(self, connection: Connection) -> None:
         del self.connections[connection.cookie]
+        self.ends.remove(connection)
         self._links.ended(connection)
         session = connection.session
         if session is not None:

@@ -24,7 +24,7 @@ from tracer.connection import NOWHERE, Connection
 from tracer.span import Peering
 
 MAX_ENDS: Final = 32_768
-"""Sockets by address, those that have ended among them; about 300 bytes each."""
+"""Sockets by address; about 300 bytes each."""
 MAX_ADDRESSES: Final = 4096
 """Of the machine's own; what is in use comes back at once."""
 AMBIGUOUS: Final = 0
@@ -48,23 +48,27 @@ class Ends:
 
     def add(self, connection: Connection) -> None:
         """The addresses of a socket are known: link it with its other end, if that is here."""
-        peering = connection.peering
-        local, remote = peering.local, peering.remote
-        if local is NOWHERE or not local.port:
+        key = _key(connection)
+        if key is None:
             return
+        transport, scope, local, remote = key
         if local.address:
             if len(self._addresses) >= MAX_ADDRESSES:
                 self._addresses.clear()
             self._addresses.add((connection.netns, local.address))
-        if peering.transport is not Transport.TCP:
-            self._note(connection, (peering.transport, _scope(connection, local), local, NOWHERE))
+        self._note(connection, key)
+        if transport is not Transport.TCP:
             return
-        scope = _scope(connection, local)
-        self._note(connection, (Transport.TCP, scope, local, remote))
-        other = self._alive((Transport.TCP, scope, remote, local))
+        other = self._alive((transport, scope, remote, local))
         # One that has its other end is an older connection with the same addresses.
         if other is not None and other is not connection and other.other is None:
             connection.other, other.other = other, connection
+
+    def remove(self, connection: Connection) -> None:
+        """A socket is not watched any more; what it is linked with stays so."""
+        key = _key(connection)
+        if key is not None and self._cookies.get(key) == connection.cookie:
+            del self._cookies[key]
 
     def other(self, connection: Connection, peering: Peering) -> Connection | None:
         """The socket at the other end of `peering`; None if it was not seen here.
@@ -111,6 +115,16 @@ class Ends:
         if other is not None and other.other is None:
             connection.other, other.other = other, connection
         return connection.other
+
+
+def _key(connection: Connection) -> Key | None:
+    """By what a socket is found; None if it has no address."""
+    peering = connection.peering
+    local = peering.local
+    if local is NOWHERE or not local.port or connection.carrier:
+        return None
+    remote = peering.remote if peering.transport is Transport.TCP else NOWHERE
+    return peering.transport, _scope(connection, local), local, remote
 
 
 def _scope(connection: Connection, end: Endpoint) -> int:

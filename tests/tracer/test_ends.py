@@ -145,3 +145,22 @@ def test_inside_tls_it_is_what_the_other_socket_carries():
     assert sockets.other(inner_here) is inner_there
     sockets.connections.clear()
     assert sockets.other(inner_there) is inner_here
+
+
+def test_what_has_ended_is_found_no_more_and_still_linked():
+    sockets = Sockets()
+    one, two = sockets.add(A, B), sockets.add(B, A)
+    for each in (one, two):
+        sockets.ends.remove(each)
+        del sockets.connections[each.cookie]
+    assert not sockets.ends._cookies
+    assert sockets.other(one) is two
+    sockets.ends.remove(sockets.add(NOWHERE, NOWHERE))
+
+
+def test_the_end_of_a_connection_does_not_take_away_the_next_with_its_addresses():
+    sockets = Sockets()
+    old = sockets.add(A, B)
+    new = sockets.add(A, B)
+    sockets.ends.remove(old)
+    assert sockets.other(sockets.add(B, A)) is new
