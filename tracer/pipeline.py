@@ -59,10 +59,10 @@ class Pipeline:
         self._maker = SpanMaker(joining, Peers(self.names), routes or Routes())
         self._writer = writer
         self._want = want
-        self._made: list[tuple[Span, Connection, Exchange, Connection | None]] = []
-        """In this batch, and not complete."""
         self._spans: list[Span] = []
-        """In this batch, and complete."""
+        """Of this batch."""
+        self._unmet: list[tuple[Span, Connection, Exchange]] = []
+        """Those whose other end was not known when they were made."""
         self.table.after_events = self._complete
         self._processed_ns = 0
 
@@ -96,7 +96,12 @@ class Pipeline:
 
     def _collect(self, connection: Connection, exchange: Exchange) -> None:
         span = self._maker.make(connection, exchange)
-        self._made.append((span, connection, exchange, self._maker.other(connection, span)))
+        self._spans.append(span)
+        other = connection.other or self._maker.other(connection, span)
+        if other is None:
+            self._unmet.append((span, connection, exchange))
+        else:
+            self._maker.complete(span, connection, exchange, other)
         if span.protocol == DNS:
             self._learn(span)
 
@@ -109,10 +114,9 @@ class Pipeline:
 
     def _complete(self) -> None:
         complete = self._maker.complete
-        for each in self._made:
-            complete(*each)
-            self._spans.append(each[0])
-        self._made.clear()
+        for span, connection, exchange in self._unmet:
+            complete(span, connection, exchange, None)
+        self._unmet.clear()
 
     def _export(self) -> None:
         self._complete()

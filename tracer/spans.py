@@ -82,8 +82,8 @@ class SpanMaker:
     ) -> None:
         """Give the span its ids, and the names of its other end and its route.
 
-        After the batch, since the record that tells of the other end may come behind the exchange:
-        two CPUs report in either order. `other` was at the other end when the span was made.
+        Where `other`, who is at the other end, is not known when the span is made, it is looked for
+        after the batch: two CPUs report in either order.
         """
         span.trace_id, span.span_id, span.parent_span_id, span.peer, span.twin, lead_ns = (
             self._joining.identify(connection, exchange, span.peering, other)
