@@ -26,7 +26,7 @@ from tests.end_to_end.servers import nginx_server
 from tests.end_to_end.test_networks import namespaces, within
 from tests.rig import free_port, is_listening, running, wait_until, watch
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.load]
 
 PROXY = "location /via {{ proxy_pass http://127.0.0.1:{upstream}/; proxy_http_version 1.1; }}"
 

@@ -90,6 +90,8 @@ def pipelined():
 def copies():
     """COPY in both directions, one of them given up; a cursor on the server."""
     with connect() as connection, connection.cursor() as cursor:
+        # Before more is sent than is captured of what is not known yet.
+        time.sleep(0.3)
         with cursor.copy("COPY people FROM STDIN") as copy:
             for number in range(5000):
                 copy.write_row((number, SECRET))
