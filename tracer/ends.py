@@ -59,10 +59,7 @@ class Ends:
         self._note(connection, key)
         if transport is not Transport.TCP:
             return
-        other = self._alive((transport, scope, remote, local))
-        # One that has its other end is an older connection with the same addresses.
-        if other is not None and other is not connection and other.other is None:
-            connection.other, other.other = other, connection
+        _link(connection, self._alive((transport, scope, remote, local)))
 
     def remove(self, connection: Connection) -> None:
         """A socket is not watched any more; what it is linked with stays so."""
@@ -111,10 +108,14 @@ class Ends:
         carrier = self._connections.get(connection.carrier)
         if carrier is None or carrier.other is None:
             return None
-        other = carrier.other.carried
-        if other is not None and other.other is None:
-            connection.other, other.other = other, connection
+        _link(connection, carrier.other.carried)
         return connection.other
+
+
+def _link(connection: Connection, other: Connection | None) -> None:
+    # One that has its other end is an older connection with the same addresses.
+    if other is not None and other is not connection and other.other is None:
+        connection.other, other.other = other, connection
 
 
 def _key(connection: Connection) -> Key | None:
